@@ -21,6 +21,7 @@ ThreadledgerError
 │   ├── ConversationChanged          it has changed since it was read
 │   ├── IdempotencyConflict          the idempotency key was used for other content
 │   ├── ExchangeAnswered             another run answered first
+│   ├── CallNotWaiting               no exchange waits for a decision on the tool call
 │   └── RunNotOpen                   the run has already ended
 ├── AllBackendsFailed                the exchange has no answer; carries every failure
 ├── AnswerDoesNotFit (ValueError)    the answer has another structure than it was asked for; it is journaled
@@ -136,6 +137,10 @@ class ExchangeAnswered(Conflict):
     """
 
     answer: Answer | None = None
+
+
+class CallNotWaiting(Conflict):
+    """Raised when no exchange waits for a decision on a tool call, or it was decided otherwise."""
 
 
 class RunNotOpen(Conflict):

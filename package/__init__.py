@@ -44,6 +44,7 @@ __all__ = [
     "AsyncLedger",
     "BlobMissing",
     "BlobTooLarge",
+    "CallNotWaiting",
     "Cause",
     "ChangedBlob",
     "ChangedEvent",

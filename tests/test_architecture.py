@@ -41,6 +41,7 @@ OPEN_MODULES = {
     ),
     *(f"threadledger.domain.journal.{name}" for name in ("blobs", "uploads", "places", "descriptions")),
     *(f"threadledger.domain.memory.{name}" for name in ("sending", "tree")),
+    "threadledger.domain.exchange.recorded_tools",
 }
 OPEN_ROOM = "threadledger.adapters.wire"
 """Modules that a room shows in addition to its face, and a room of which all modules are shown."""

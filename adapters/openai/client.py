@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urljoin, urlsplit, urlunsplit
 
 from threadledger.domain.conversation.messages import Usage
-from threadledger.domain.effects import Call, Effects
+from threadledger.domain.effects import ApprovalNeeded, Call, Effects
 from threadledger.domain.errors import ProviderRefused
 from threadledger.domain.failures import Failure, keep_secret
 
@@ -324,6 +324,9 @@ class Spent:
         """Add the tokens used so far to a failure raised in this block."""
         try:
             yield
+        except ApprovalNeeded as needed:  # the run ends here, and its tokens are known
+            needed.usage = self.usage
+            raise
         except ProviderRefused as refused:
             if self.usage == Usage():
                 raise

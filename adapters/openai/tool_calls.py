@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 
 from threadledger.domain import limits
 from threadledger.domain.conversation.messages import Message, Role, ToolCall
-from threadledger.domain.effects import Effects, Emit, Use, work
+from threadledger.domain.effects import ApprovalNeeded, Effects, Emit, work
 from threadledger.domain.errors import ProviderRefused
-from threadledger.domain.exchange import BackendRequest, ToolFunction, ToolUse
-from threadledger.domain.failures import Failure, redact, whole_text
+from threadledger.domain.exchange import BackendRequest, ToolUse
+from threadledger.domain.exchange.recorded_tools import tool_result
+from threadledger.domain.failures import Failure, whole_text
 
 
 def answer_calls(
@@ -33,9 +33,13 @@ def answer_calls(
 
     Raises:
         ProviderRefused: a function is not bound.
+        ApprovalNeeded: a person has to decide on a call first; nothing was called or journaled.
     """
     calls = [_under_own_name(called, request) for called in calls]
     wish = (said or Message(Role.ASSISTANT)).replaced(tool_calls=tuple(calls))
+    waiting = tuple(called.id for called in calls if called.name in request.profile.approval)
+    if waiting:
+        raise ApprovalNeeded(wish, waiting)
     earlier = request.memory.messages if found else ()  # a run that answers in a thread need not read them otherwise
     known = {called.id for each in earlier for called in each.message.calls()}
     if not found or any(called.id not in known for called in calls):
@@ -43,7 +47,7 @@ def answer_calls(
     results = []
     for called in calls:
         yield Emit(ToolUse(called.name, called.arguments, called.id, request.run_id))
-        result = yield from _result(request.tools.get(called.name), called)
+        result = yield from tool_result(request.tools.get(called.name), called)
         results.append(Message(Role.TOOL, result, tool_call_id=called.id))
     yield from work(lambda: request.journal(results))
     unbound = [called.name for called in calls if called.name not in request.tools]
@@ -82,15 +86,3 @@ def too_many_rounds() -> ProviderRefused:
     """Return the refusal for a model that requests tools in more rounds than allowed."""
     message = f"no answer after {limits.TOOL_ROUNDS_MAX} rounds of tool calls"
     return ProviderRefused(Failure("error", code="tool_failed", message=message))
-
-
-def _result(function: ToolFunction | None, called: ToolCall) -> Effects[str]:
-    if function is None:
-        from threadledger.domain.exchange import not_bound
-
-        return not_bound(called.name)
-    try:
-        result = yield Use(function, json.loads(called.arguments or "{}"))
-        return whole_text(result if isinstance(result, str) else json.dumps(result, ensure_ascii=False, default=str))
-    except Exception as error:  # noqa: BLE001 - the model gets any error of an app's function as the result
-        return f"[the tool failed: {type(error).__name__}: {redact(str(error))}]"

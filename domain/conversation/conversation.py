@@ -18,7 +18,15 @@ from typing import Any, Self, TypeVar
 
 import msgspec
 
-from ..errors import ConversationBusy, ConversationChanged, ExchangeAnswered, InvalidInput, InvalidMessage, RunNotOpen
+from ..errors import (
+    CallNotWaiting,
+    ConversationBusy,
+    ConversationChanged,
+    ExchangeAnswered,
+    InvalidInput,
+    InvalidMessage,
+    RunNotOpen,
+)
 from ..failures import Failure
 from ..ids import from_iso, new_id, now, to_iso
 from ..limits import METADATA_BYTES_MAX, PINS_MAX, RUN_GRACE_SECONDS
@@ -226,6 +234,34 @@ class Conversation:
         """Record what is sent with a question that this commit journals: fields of `ExchangeRequested`."""
         self._record(e.ExchangeRequested, exchange_id=exchange_id, **sent)
 
+    def decide_call(self, call_id: str, approved: bool, reason: str = "") -> str:
+        """Record a person's decision on a tool call; return the id of its exchange. The same decision again changes nothing.
+
+        Raises:
+            CallNotWaiting: no exchange waits for it, or it was decided otherwise.
+        """
+        check_texts(reason=reason)
+        for exchange_id, exchange in self.state.open_exchanges.items():
+            decision = (exchange.waits_for or {}).get(call_id)
+            if decision is None:
+                continue
+            if decision and (decision == "approved") != approved:
+                raise CallNotWaiting(
+                    f"the call {call_id} of {self.state.key!r} was already {decision}: nothing was changed"
+                )
+            if not decision:
+                given = {"call_id": call_id, "exchange_id": exchange_id, "approved": approved}
+                self._record(e.ToolCallDecided, reason=reason, **given)
+            return exchange_id
+        raise CallNotWaiting(
+            f"no exchange of {self.state.key!r} waits for a decision on the call {call_id!r}: see threadledger list --pending"
+        )
+
+    def still_waits(self, exchange_id: str) -> bool:
+        """Return whether an exchange waits for a decision."""
+        exchange = self.state.open_exchanges.get(exchange_id)
+        return exchange is not None and exchange.undecided is not None
+
     def start_run(self, exchange_id: str, plan: RunPlan, must_be_open: bool = False, alongside: bool = False) -> str:
         """Record that a backend is about to be called; return the run's id.
 
@@ -244,6 +280,8 @@ class Conversation:
             return self._started(exchange_id, plan)
         if not alongside:
             self._refuse_while_running()
+            for other in self.state.open_exchanges:
+                self._refuse_while_waiting(other)
         if exchange_id in self.state.answered and plan.supersedes_run_id is None:
             raise ExchangeAnswered(
                 f"the exchange {exchange_id} of {self.state.key!r} already has an answer: ask a new question"
@@ -305,7 +343,8 @@ class Conversation:
         answer = journaled[-1]
         if (run.rerun_of is not None or place.behind is not None) and not completion.goes_on:
             self._accepted(run_id, run, answer.message_id, place, [each.originator_version for each in journaled])
-        if place.parent is not None and place.end_version is not None and place.end_version == self.state.end_version:
+        is_last = not completion.goes_on and place.end_version is not None
+        if place.parent is not None and is_last and place.end_version == self.state.end_version:
             self.select(answer.message_id, answer.originator_version)
         return answer.message_id
 
@@ -390,6 +429,10 @@ class Conversation:
     def interrupt(self) -> None:
         """Close the open runs and abandon their exchanges in favour of a newer question."""
         reason = "a newer question took its place"
+        for exchange in list(self.state.open_exchanges.values()):
+            for call_id, decision in (exchange.waits_for or {}).items():
+                if not decision:
+                    self.decide_call(call_id, approved=False, reason=reason)
         for run_id in list(self.state.open_runs):
             self.fail_run(run_id, Failure("interrupted", code="superseded", message=reason))
         for exchange_id in list(self.state.open_exchanges):
@@ -511,6 +554,7 @@ class Conversation:
         facts: dict[str, Any] = vars(completion) | {
             "usage": completion.usage.as_json(),
             "losses": dict(completion.losses),
+            "waits_for": list(completion.waits_for),
         }
         del facts["messages"]
         self._record(e.RunCompleted, run_id=run_id, duration_seconds=duration_seconds, **facts, **more)
@@ -540,7 +584,15 @@ class Conversation:
                 "wait until it ends, then ask again"
             )
 
+    def _refuse_while_waiting(self, exchange_id: str) -> None:
+        call_id = self.state.open_exchanges[exchange_id].undecided
+        if call_id is not None:
+            raise ConversationBusy(
+                f"{self.state.key!r} waits for a decision on the tool call {call_id}: approve or reject it, then ask again"
+            )
+
     def _refuse_while_active(self, exchange_id: str) -> None:
+        self._refuse_while_waiting(exchange_id)
         if self.state.open_exchanges[exchange_id].is_active(now()):
             raise ConversationBusy(
                 f"{self.state.key!r} is being answered: exchange {exchange_id} is between two runs; "
@@ -665,3 +717,5 @@ class Completion:
     """Whether the model called tools; their results are sent to it in another run of the exchange."""
     losses: Mapping[str, int] = field(default_factory=dict)
     """Number of parts of the answer that could not be kept, by kind."""
+    waits_for: tuple[str, ...] = ()
+    """Ids of the tool calls on which a person has to decide."""

@@ -161,6 +161,8 @@ class RunCompleted(Event, frozen=True, kw_only=True):
     """Messages and tool calls of a shadow run, the answer last; they are journaled nowhere else."""
     losses: JSON = field(default_factory=dict)
     """Number of parts of the answer that could not be kept, by kind."""
+    waits_for: list[str] = field(default_factory=list)
+    """Ids of the tool calls on which a person has to decide before the exchange continues."""
     blobs: list[str] = field(default_factory=list)
     """Addresses of the attachments that `shadow_messages` refer to."""
 
@@ -375,6 +377,15 @@ class MessageRated(Event, frozen=True, kw_only=True):
     comment: str = ""
 
 
+class ToolCallDecided(Event, frozen=True, kw_only=True):
+    """Record a person's decision on a tool call for which an exchange waits."""
+
+    call_id: str
+    exchange_id: str
+    approved: bool
+    reason: str = ""
+
+
 class ProfileDefined(Event, frozen=True, kw_only=True):
     """Record the content of a profile, once, on its own stream, which is named by the content's hash."""
 
@@ -515,6 +526,7 @@ EVENTS: dict[str, type[Event]] = {
         MemoryCompacted,
         MessagePinned,
         MessageRated,
+        ToolCallDecided,
         ProfileDefined,
         AttachmentUploaded,
         AttachmentRemoved,

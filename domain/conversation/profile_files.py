@@ -10,14 +10,15 @@ from ..errors import InvalidMessage, InvalidProfile
 from .parsing import plain_json
 from .profiles import Profile
 
-READ_ONLY = "read_only"
+READ_ONLY, APPROVAL = "read_only", "approval"
 
 
 def parse_profile(given: Mapping[str, Any], where: str, *, known: bool = False) -> Profile:
     """Create a profile from the fields of its file.
 
     A tool is `{name, description, parameters}` for a function, or `{type = "file_search"}` and the like for a hosted
-    tool. `read_only = true` declares that a function changes nothing, so that it may be called again at any time.
+    tool. `read_only = true` declares that a function changes nothing, so that it may be called again at any time;
+    `approval = true` that a person has to approve each call.
     `settings` has what `PARSERS` lists. An empty `where` stands for a call: errors begin with what is wrong. A secret of a
     tool is named, see `tool_secrets.py`; tools that are `known` were checked or stored before.
 
@@ -55,22 +56,25 @@ def parse_profile(given: Mapping[str, Any], where: str, *, known: bool = False) 
         instructions=given.get("instructions", ""),
         model=given.get("model") or None,
         tools_json=tools_json,
-        read_only=_read_only(tools, parsed, place),
+        read_only=_noted(READ_ONLY, tools, parsed, place),
+        approval=_noted(APPROVAL, tools, parsed, place),
         settings_json=settings_json,
     )
 
 
 def _without_note(tool: object) -> object:
-    """Return a tool without `read_only`, as providers accept it."""
-    return {name: value for name, value in tool.items() if name != READ_ONLY} if isinstance(tool, Mapping) else tool
+    """Return a tool without our own notes, as providers accept it."""
+    notes = {READ_ONLY, APPROVAL}
+    return {name: value for name, value in tool.items() if name not in notes} if isinstance(tool, Mapping) else tool
 
 
-def _read_only(given: Sequence[object], tools: Sequence[Mapping[str, Any]], place: str) -> tuple[str, ...]:
+def _noted(name: str, given: Sequence[object], tools: Sequence[Mapping[str, Any]], place: str) -> tuple[str, ...]:
+    """Return the names of the functions for which a note is true."""
     names = []
     for tool, parsed in zip(given, tools, strict=True):
-        noted = tool.get(READ_ONLY, False) if isinstance(tool, Mapping) else False
+        noted = tool.get(name, False) if isinstance(tool, Mapping) else False
         if not isinstance(noted, bool):
-            raise InvalidProfile(f"{place}{READ_ONLY} is {type(noted).__name__}: give true or false")
+            raise InvalidProfile(f"{place}{name} is {type(noted).__name__}: give true or false")
         if noted and parsed["type"] == "function":
             names.append(str(parsed["function"]["name"]))
     return tuple(names)

@@ -14,7 +14,8 @@ class Profile:
     """Hold the name, instructions, model, tools and settings of an assistant.
 
     `tools_json` is a JSON list in the format of Chat Completions' `tools`. `read_only` names the functions that change
-    nothing; it is never sent to a provider, and no hash depends on it. `settings_json` is a JSON object: sampling, tool
+    nothing, `approval` those that are used only after a person has approved the call; they are never sent to a provider, and
+    no hash depends on them. `settings_json` is a JSON object: sampling, tool
     choice and the format of answers, see `profile_files.py`.
     """
 
@@ -27,6 +28,7 @@ class Profile:
     tools_json: str = "[]"
     read_only: tuple[str, ...] = ()
     settings_json: str = "{}"
+    approval: tuple[str, ...] = ()
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -87,8 +87,15 @@ class OpenExchange(_Part):
     """Version of its newest message, or of the end when it opened."""
     tail: str | None = None
     """Id of its newest message after the question; None if there is none."""
+    waits_for: dict[str, str] | None = None
+    """Decisions on the tool calls for which it waits, by call id: `approved`, `rejected`, or empty if there is none yet."""
     left: bool = False
     """Whether another branch was selected since: its answer is a variant aside."""
+
+    @property
+    def undecided(self) -> str | None:
+        """Return the id of a tool call on which a person still has to decide; None if there is none."""
+        return next((call_id for call_id, decision in (self.waits_for or {}).items() if not decision), None)
 
     def is_active(self, moment: datetime) -> bool:
         """Return whether a process is still at work on it between two runs."""
@@ -445,12 +452,22 @@ def _run_completed(state: ConversationState, event: e.RunCompleted) -> None:
     if event.goes_on and exchange_id in state.open_exchanges:
         exchange = state.open_exchanges[exchange_id]
         exchange = updated(exchange, failed_run=None, failed_backend=None, runs=[], active_at=state.last_at)
+        if event.waits_for or exchange.waits_for:
+            exchange = updated(exchange, waits_for=dict.fromkeys(event.waits_for, "") or None)
         state.open_exchanges[exchange_id] = exchange
         return
     answered = state.open_exchanges.pop(exchange_id, None)
     state.answered = [*state.answered[-ANSWERED_KEPT + 1 :], exchange_id]
     if state.abandoned.pop(exchange_id, None) is not None or (answered is not None and answered.unanswered):
         state.unanswered = max(state.unanswered - 1, 0)
+
+
+def _decided(state: ConversationState, event: e.ToolCallDecided) -> None:
+    exchange = state.open_exchanges.get(event.exchange_id)
+    if exchange is not None:
+        decision = "approved" if event.approved else "rejected"
+        waits_for = {**(exchange.waits_for or {}), event.call_id: decision}
+        state.open_exchanges[event.exchange_id] = updated(exchange, waits_for=waits_for, active_at=state.last_at)
 
 
 def _run_failed(state: ConversationState, event: e.RunFailed) -> None:
@@ -531,6 +548,7 @@ _CHANGES: dict[type[e.Event], Callable[[ConversationState, Any], None]] = {
     e.RunStarted: _run_started,
     e.RunCompleted: _run_completed,
     e.RunFailed: _run_failed,
+    e.ToolCallDecided: _decided,
     e.ExchangeAbandoned: _abandoned,
     e.MessageRetracted: _retracted,
     e.MemoryCleared: _cleared,

@@ -7,10 +7,11 @@ from ..faces import lazy_face
 if TYPE_CHECKING:
     from .async_driver import AsyncDriver
     from .drivers import Wait, perform, stream
-    from .effects import Call, Effect, Effects, Emit, ListenerLeft, Pause, Use, attended, work
+    from .effects import ApprovalNeeded, Call, Effect, Effects, Emit, ListenerLeft, Pause, Use, attended, work
     from .own_loop import OwnLoop
 
 __all__ = [
+    "ApprovalNeeded",
     "AsyncDriver",
     "Call",
     "Effect",
@@ -34,6 +35,6 @@ if not TYPE_CHECKING:
             "async_driver": "AsyncDriver",
             "drivers": "Wait perform stream",
             "own_loop": "OwnLoop",
-            "effects": "Call Effect Effects Emit ListenerLeft Pause Use attended work",
+            "effects": "ApprovalNeeded Call Effect Effects Emit ListenerLeft Pause Use attended work",
         },
     )

@@ -58,6 +58,19 @@ class Emit:
     part: Any
 
 
+class ApprovalNeeded(Exception):
+    """Raised in a backend whose model called tools on which a person has to decide: the run ends with the calls."""
+
+    def __init__(self, message: Any, waits_for: tuple[str, ...]) -> None:
+        super().__init__(", ".join(waits_for))
+        self.message = message
+        """The message with the calls, which is not journaled yet."""
+        self.waits_for = waits_for
+        """Ids of the calls that need a decision."""
+        self.usage: Any = None
+        """Tokens of the run, if the backend knows them."""
+
+
 class ListenerLeft(BaseException):
     """Raised in effects whose listener has stopped reading.
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ..conversation.messages import Usage
 
 if TYPE_CHECKING:
+    from ..conversation.messages import ToolCall
     from ..failures import RecordedFailure
 
 
@@ -94,6 +95,8 @@ class Answer:
     """Number of parts, by kind, that the model was not shown (`part:TYPE`) or that of its answer could not be kept."""
     selected: bool = True
     """Whether memory has the answer; False if another branch was selected before it arrived, so that it is a variant."""
+    pending: Sequence[ToolCall] = ()
+    """Tool calls on which a person has to decide before there is an answer; see `Chat.approve`."""
     type: Literal["answer"] = "answer"
     """Type name that distinguishes the parts of a stream."""
     response_format: Any = field(default=None, repr=False, compare=False)

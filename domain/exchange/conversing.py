@@ -202,6 +202,12 @@ class Conversing:
 
         return select(self, message_id, reason, here=here)
 
+    def decide_call(self, call_id: str, reason: str = "", *, approved: bool, stream: bool = False) -> Effects[Answer]:
+        """Decide on a tool call; see `Chat.approve`."""
+        from .approvals import decide
+
+        return decide(self, call_id, reason, approved=approved, stream=stream)
+
     def compact(self, keep_last: int | None = None) -> Effects[JournaledMessage | None]:
         """Cover the older messages by a summary; see `Chat.compact`."""
         from .compacting import compact

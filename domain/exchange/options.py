@@ -172,7 +172,9 @@ class ExchangeOptions:
         parsed = parse_profile(given, "", known=self.tools is None)
         if self.tools is not None:
             _check_tools(parsed.tools, services)
-            profile = replace(profile, tools_json=parsed.tools_json, read_only=parsed.read_only)
+            profile = replace(
+                profile, tools_json=parsed.tools_json, read_only=parsed.read_only, approval=parsed.approval
+            )
         return replace(profile, settings_json=parsed.settings_json)
 
     def _check_texts(self) -> None:

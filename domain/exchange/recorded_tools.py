@@ -1,4 +1,4 @@
-"""Answer the tool calls of a rerun with recorded results, so that no function takes effect twice."""
+"""Answer tool calls: by the app's functions, or in a rerun with recorded results, so that no function takes effect twice."""
 
 from __future__ import annotations
 
@@ -10,8 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from ..conversation import events as e
 from ..conversation.messages import restore_message
+from ..effects import Use
+from ..failures import redact, whole_text
 
 if TYPE_CHECKING:
+    from ..conversation.messages import ToolCall
+    from ..effects import Effects
     from ..journal import Journal
     from .backend import ToolFunction
 
@@ -22,6 +26,17 @@ FAILED = "[the tool failed: "
 def not_bound(name: str) -> str:
     """Return the result of a call whose function is not bound: the model sees it, and the run fails."""
     return f"{FAILED}no function is bound to {name!r}]"
+
+
+def tool_result(function: ToolFunction | None, called: ToolCall) -> Effects[str]:
+    """Call a function as a model asked for it, and return its result as text; an error is a result too."""
+    if function is None:
+        return not_bound(called.name)
+    try:
+        result = yield Use(function, json.loads(called.arguments or "{}"))
+        return whole_text(result if isinstance(result, str) else json.dumps(result, ensure_ascii=False, default=str))
+    except Exception as error:  # noqa: BLE001 - the model gets any error of an app's function as the result
+        return f"{FAILED}{type(error).__name__}: {redact(str(error))}]"
 
 
 def tools_on_record(

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ..journal import Journal
     from ..memory import Memory
     from ..threads import PreparedThread
+    from .approvals import Turn
     from .backend import BackendRequest, ToolFunction
     from .policy import Candidate
 
@@ -61,6 +62,8 @@ class Mode:
     """Function that creates what records the runs; None records them as this mode says."""
     ending: Sequence[Message] = ()
     """Messages that the backend is sent after the memory; they are part of no record."""
+    turn: Callable[[], Turn] | None = None
+    """Function that returns the tool calls that were decided, which each run uses before it calls the backend."""
     branch: BranchPoint | None = None
     """Where the runs' messages are journaled aside; None journals them at the end."""
     admit: Callable[[], str] = lambda: ""
@@ -153,6 +156,9 @@ class RunRecords:
         if self.mode.branch is not None:
             leaf = self.mode.branch.parent[1]
             return plan.replaced(apart=in_thread, memory_leaf_version=leaf)
+        if self.mode.turn is not None:  # the thread has the calls, and no results
+            plan = plan.replaced(apart=in_thread)
+            return plan
         apart = in_thread and self.mode.memory is not None
         if apart:
             present = self._journal.memory_later(self._journal.require(self._key))

@@ -71,7 +71,8 @@ class SentOptions:
         if "profile" not in chosen:
             kept["model"] = event.model
             if self.profile is not None:  # what it says of the app's functions is no part of its hash
-                profile = replace(self.profile, read_only=services.profile.read_only)
+                own = services.profile
+                profile = replace(self.profile, read_only=own.read_only, approval=own.approval)
                 kept |= {"profile": profile, "keeps_model": True}
             elif event.profile_hash is not None:
                 raise InvalidInput(

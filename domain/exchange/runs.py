@@ -7,12 +7,13 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ..conversation import RunPlan
 from ..conversation.events import MessageJournaled
 from ..conversation.messages import Role
-from ..effects import Emit, ListenerLeft, Pause, attended, work
+from ..effects import ApprovalNeeded, Emit, ListenerLeft, Pause, attended, work
 from ..errors import Conflict, ConversationBusy, CorruptEvent, ExchangeAnswered, ProviderRefused, StoreUnavailable
 from ..failures import Cause, Failure, diagnose, whole_text
 from ..limits import INTERRUPT_LOOK_SECONDS, LATE_ANSWER_LOOKS_MAX
@@ -23,8 +24,8 @@ from .policy import reason_of
 from .records import BranchPoint, Run, RunRecords
 
 if TYPE_CHECKING:
-    from ..conversation import Completion, Conversation, ThreadLink
-    from ..conversation.messages import Message
+    from ..conversation import Completion, Conversation, Profile, ThreadLink
+    from ..conversation.messages import Message, ToolCall
     from ..effects import Effect, Effects
     from ..errors import ThreadledgerError
     from ..failures import RecordedFailure
@@ -141,6 +142,10 @@ class Runs:
 
             place = place_of(self._services.backends[run.candidate.backend])
             return run.with_partial_text(with_missing_files(refused.failure, run.memory, place)).redacted()
+        except ApprovalNeeded as needed:
+            from .approvals import ended_with
+
+            return ended_with(needed)
         except Superseded as superseded:
             yield from work(lambda: self._release(run, Failure("interrupted")))
             raise NoFurtherRuns from superseded
@@ -229,7 +234,7 @@ class Runs:
             exchange_id=self._exchange_id,
             run_id="",
             model=candidate.model,
-            profile=self._services.profile,
+            profile=self._profile(),
             memory=memory,
             timeout_seconds=timeout_seconds,
             metadata=self._services.metadata,
@@ -279,6 +284,11 @@ class Runs:
 
             request = replace(request, memory=with_beginning_said(request.memory, said))
         return Run(run_id, candidate, plan, memory, request, time.monotonic(), said=said)
+
+    def _profile(self) -> Profile:
+        """Return the profile of the runs; a shadow run waits for nobody: its tools change nothing."""
+        profile = self._services.profile
+        return replace(profile, approval=()) if self._mode.shadow and profile.approval else profile
 
     def _said_so_far(self, run: Run, failure: Failure) -> tuple[str, str]:
         """Return the text that the listener has heard, and the run that said its end, if a next run can continue it."""
@@ -398,6 +408,14 @@ class Runs:
             refusal = refused_loss(run.plan.losses)
         if refusal is not None:
             return refusal.redacted()
+        if self._mode.turn is not None:
+            from .approvals import use_decided
+
+            turn = yield from work(self._mode.turn)
+            results = yield from use_decided(turn, run.run_id, request.tools, request.profile.read_only)
+            if results:
+                yield from work(partial(self._keep_tools, run, results))
+                request = replace(request, memory=request.memory.with_messages(results))
         if backend.thread is not None and self._services.outbox is not None and not request.apart:
             run.thread = yield from self._services.outbox.prepare(
                 self._journal,
@@ -480,6 +498,7 @@ class Runs:
             version=accepted.version,
             usage=completion.usage,
             selected=accepted.selected,
+            pending=_pending(completion),
             dropped=run.plan.dropped,
             losses=dict(Counter(run.plan.losses) + Counter(completion.losses)),
             response_format=wanted,
@@ -505,6 +524,13 @@ class Runs:
             from ..threads import is_uncertain
 
             self._services.outbox.release(run.thread, is_uncertain(failure))
+
+
+def _pending(completion: Completion) -> Sequence[ToolCall]:
+    """Return the tool calls on which a person has to decide."""
+    if not completion.waits_for:
+        return ()
+    return [call for call in completion.messages[-1].calls() if call.id in completion.waits_for]
 
 
 def _load_nothing() -> None:

@@ -349,6 +349,16 @@ class AsyncChat(AsyncFace[Chat]):
         """See `Chat.select_branch`."""
         return await self._driver.perform(self._conversing.acting(actor).select(message_id, reason, here=here))
 
+    async def approve(self, call_id: str, reason: str = "", *, actor: str | None = None) -> Answer:
+        """See `Chat.approve`."""
+        chat = self._conversing.acting(actor)
+        return await self._driver.perform(chat.decide_call(call_id, reason, approved=True))
+
+    async def reject(self, call_id: str, reason: str = "", *, actor: str | None = None) -> Answer:
+        """See `Chat.reject`."""
+        chat = self._conversing.acting(actor)
+        return await self._driver.perform(chat.decide_call(call_id, reason, approved=False))
+
     async def compact(self, keep_last: int | None = None, **options: Unpack[AskKeywords]) -> JournaledMessage | None:
         """See `Chat.compact`."""
         return await self._driver.perform(self._conversing.using(options).compact(keep_last))

@@ -318,6 +318,25 @@ class Chat:
         again = self._conversing.using(options).regenerate(message_id, idempotency_key, stream=True)
         return stream(again, self._services.wait)
 
+    def approve(self, call_id: str, reason: str = "", *, actor: str | None = None) -> Answer:
+        """Approve a tool call for which the conversation waits, and continue: the tool is used, and the model answers.
+
+        A tool waits if its definition in the profile says `approval = true`. While other calls of the same turn wait, the
+        returned answer has them as `pending`, and nothing is used yet. An approved tool is used at most once: if a process stops
+        while it uses it, the model is shown that the result is unknown. The same decision again continues what was
+        interrupted, or returns the answer.
+
+        Raises:
+            CallNotWaiting: no exchange waits for the call, or it was decided otherwise.
+            ConversationBusy: the next run is open.
+            AllBackendsFailed: no backend answered; the results are kept.
+        """
+        return self._perform(self._conversing.acting(actor).decide_call(call_id, reason, approved=True))
+
+    def reject(self, call_id: str, reason: str = "", *, actor: str | None = None) -> Answer:
+        """Reject a tool call for which the conversation waits: the model is shown the `reason`, and answers; see `approve`."""
+        return self._perform(self._conversing.acting(actor).decide_call(call_id, reason, approved=False))
+
     def variants(self, message_id: str) -> list[Variant]:
         """Return the messages that follow the same message as this one, itself included, oldest first.
 

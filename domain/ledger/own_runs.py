@@ -337,7 +337,7 @@ def _continued(conversation: Conversation) -> OpenExchange | None:
     state = conversation.state
     exchange_id = state.last_exchange_id or ""
     in_progress = state.open_exchanges.get(exchange_id)
-    if in_progress is not None and in_progress.runs and in_progress.is_active(now()):
+    if in_progress is not None and (in_progress.waits_for or (in_progress.runs and in_progress.is_active(now()))):
         return None
     exchange = in_progress or state.abandoned.get(exchange_id)
     return exchange if exchange is not None and exchange.messages is not None else None

@@ -103,7 +103,7 @@ class Wanted:
         given |= {"cause": Cause(given["cause"])} if "cause" in given else {}
         if "profile" in given:
             profile: dict[str, Any] = dict(given["profile"])
-            profile["read_only"] = tuple(profile.get("read_only", ()))
+            profile |= {name: tuple(profile.get(name, ())) for name in ("read_only", "approval")}
             given["profile"] = Profile(**profile)
         return cls(**given)
 
@@ -129,7 +129,7 @@ def _profile_as_json(profile: Profile | None) -> dict[str, Any] | None:
     if profile is None:
         return None
     given = {each.name: getattr(profile, each.name) for each in fields(profile)}  # `vars` may also have its hash
-    return given | {"read_only": list(profile.read_only)}
+    return given | {"read_only": list(profile.read_only), "approval": list(profile.approval)}
 
 
 _NOT_REPORTED = frozenset({"version", "kind", "runs_made"})

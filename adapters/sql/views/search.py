@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 from threadledger.domain.conversation import events, key_of
 from threadledger.domain.conversation.listing import MessageSearch, SearchHit
