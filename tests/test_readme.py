@@ -35,6 +35,19 @@ def test_the_code_of_the_readme_runs(
     names["ledger"].close()
 
 
+def test_the_blocks_of_lists_and_search_run(capsys: pytest.CaptureFixture[str]) -> None:
+    document = ROOT / "docs" / "lists-and-search.md"
+    names: dict[str, Any] = {}
+    for block in re.findall(r"```python\n(.*?)```", document.read_text(encoding="utf-8"), re.DOTALL):
+        exec(block, names)
+    assert capsys.readouterr().out.splitlines() == [
+        "Parcel 2",
+        "['Parcel 0'] None",
+        *(f"chat-{number} Where is parcel {number}? ['parcel'] True" for number in (2, 1, 0)),
+    ]
+    names["ledger"].close()
+
+
 def test_the_block_of_options_runs(
     simulator: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
