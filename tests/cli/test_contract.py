@@ -140,7 +140,7 @@ def test_list_has_the_promised_keys_and_the_newest_first(command: Command, provi
     assert [row["key"] for row in told] == ["new", "old"]
     assert list(told[0]) == [
         *("key", "version", "messages", "exchanges", "failed_runs", "unanswered", "threads", "started_at", "last_at"),
-        "written_at",
+        *("written_at", "title", "owner", "tags", "archived", "metadata"),
     ]
     assert command("list", "--limit", "1", "-o", "jsonl").out.count("\n") == 1
 

@@ -148,8 +148,9 @@ class Listing:
         columns: str | None = None,
         among: tuple[str, Sequence[Any]] | None = None,
     ) -> tuple[list[Any], Place | None]:
-        """Return the rows of a page, and the place after which the next one begins; None if there is none.
+        """Return a page, and the place after which the next one begins; None if there is none.
 
+        A page has conversations with their descriptions, or rows of the given columns.
         `among` is a query for the numbers of the conversations to return, with its values.
         """
         floor = place[1] if place is not None else self._position_before(wanted)
@@ -160,9 +161,9 @@ class Listing:
             f"{self._on('v.number = p.number')} ORDER BY p.sort_key {direction}",
             values,
         )
-        if limit is None or len(rows) <= limit:
-            return [row[1:] for row in rows], None
-        return [row[1:] for row in rows[:limit]], (rows[limit - 1][0], floor)
+        there_is_more = limit is not None and len(rows) > limit
+        found = [row[1:] if columns is not None else state_of(*row[1:]) for row in rows[:limit]]
+        return found, (rows[len(found) - 1][0], floor) if there_is_more else None
 
     def states(self, numbers: Iterable[int], source: str, value: object) -> list[ConversationState]:
         """Return the conversations with these numbers, in this order; `source` has them as a table."""

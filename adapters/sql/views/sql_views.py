@@ -70,12 +70,6 @@ class SqlViews:
         return AuditView()
 
     @cached_property
-    def _state_of(self) -> Callable[..., ConversationState]:
-        from .listing import state_of
-
-        return state_of
-
-    @cached_property
     def _conversations(self) -> ConversationsView:
         from .conversations import ConversationsView
 
@@ -162,8 +156,7 @@ class SqlViews:
     def listed(
         self, wanted: ConversationFilter, limit: int | None = None, place: tuple[int, int] | None = None
     ) -> tuple[list[ConversationState], tuple[int, int] | None]:
-        rows, following = self._page(wanted, limit, place)
-        return [self._state_of(*row) for row in rows], following
+        return self._page(wanted, limit, place)
 
     def each_conversation(
         self, wanted: ConversationFilter | None = None, limit: int | None = None
@@ -186,7 +179,7 @@ class SqlViews:
     def _page(
         self, wanted: ConversationFilter, limit: int | None, place: tuple[int, int] | None, columns: str | None = None
     ) -> tuple[list[Any], tuple[int, int] | None]:
-        """Return the rows of a page, and the place of the next one; `columns` are those of a row."""
+        """Return a page and the place of the next one: conversations, or rows of `columns`."""
         if wanted.search is None:
             return self._read(
                 lambda transaction, states: self._conversations.listing(transaction, states).page(
