@@ -10,11 +10,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from threadledger import __version__
 from threadledger.adapters import SCHEMA_VERSION
 from threadledger.domain.conversation import ConversationState, Profile, evolve, fold_exchanges
 from threadledger.domain.conversation import events as e
+from threadledger.domain.conversation.description import Description, described_by
 from threadledger.domain.journal import StoredRow
 from threadledger.domain.journal.rows import EventMapper, PlainJSON
 from threadledger.domain.memory import fold_memory
@@ -37,6 +39,8 @@ VIEWS = FILE.with_name("memory-5.jsonl")
 JOBS = FILE.with_name("jobs-4.jsonl")
 """A job as it was first stored."""
 
+DESCRIBED = FILE.with_name("descriptions-6.jsonl")
+"""A conversation that is described three times, and its state."""
 OPTIONS = FILE.with_name("options-6.jsonl")
 """A question with options, actors, and keys of a batch and of a run."""
 
@@ -148,6 +152,7 @@ GOLDEN = {
     "imports-4.jsonl": "ffbb646937d651180a9ab5a3ce4ed1a2db273594841a6f886e9d7e7f46d0bb0e",
     "jobs-4.jsonl": "0cd13642ad5cc4685f6eb00392174f2c5257a4c29488ead4ff4fa5be2f9ad391",
     "memory-5.jsonl": "690d5c990d66523e8e280cf1d75e9f4bca6d84a0a1ad6791a2118f7fea2dabe0",
+    "descriptions-6.jsonl": "3599d85c44755449e4428cc37a4b32e27b89ca83dc24b151fcc6af496661e064",
     "options-6.jsonl": "da69f078bce995d54c684f86523fad257e088dd2c01685f5de033ab4fd15992a",
     "schema-1.sql": "135222d16c1cd21464aadb0741e7ccbc516cc1d1916104745d7e99f121645898",
     "schema-2.sql": "c49a14bff508b49de3b3992fad17b6fd98defc513e8768aab597f288a47be684",
@@ -408,3 +413,19 @@ def test_attachments_and_whole_answers_of_schema_6_are_read_for_ever():
     for event in conversation:
         evolve(state, event)
     assert state.path_hash == fold_memory(conversation).digest()
+
+
+def test_descriptions_are_read_as_they_were_stored():
+    rows = [json.loads(line) for line in DESCRIBED.read_text("ascii").splitlines()]
+    snapshot, state, log = rows.pop()["snapshot"], ConversationState(), []
+    for row in rows:
+        event = e.restore_event(row["topic"], json.loads(row["state"]))
+        common = {"originator_version": row["version"], "timestamp": datetime(2026, 11, 30, 8, tzinfo=UTC)}
+        log.append(replace(event, **common))
+        evolve(state, log[-1])
+        assert e.payload_of(event) == json.loads(row["state"])
+    assert state.described == json.loads(snapshot)["described"]
+    assert state.as_json().startswith(snapshot.partition('"key"')[0])
+    assert ConversationState.from_json(snapshot).as_json() == snapshot
+    found = [described_by(each.described, log) for each in (state, ConversationState.from_json(snapshot))]
+    assert found == [Description(owner="anna", metadata={"desk": 4, "vip": None})] * 2
