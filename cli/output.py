@@ -121,7 +121,7 @@ def emit_page(rows: Iterable[Row], next_cursor: str | None) -> None:
 
 
 def note_next_page(next_cursor: str | None) -> None:
-    """Print on stderr how to continue a list that was cut off by its limit; nothing if it was not."""
+    """Print to stderr how to continue a list that its limit has cut off; print nothing if there is no more."""
     if next_cursor is not None:
         note(f"there are more: add --after {next_cursor}")
 

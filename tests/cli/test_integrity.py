@@ -46,7 +46,7 @@ def damaged(changed_story: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     return Path(shutil.copy(changed_story, tmp_path / "damaged.db"))
 
 
-MAY_ANSWER = {"list", "search", "describe", "audit", "blobs", "db", "doctor", "replay", "append", "import"}
+MAY_ANSWER = {"list", "search", "describe", "audit", "blobs", "db", "doctor", "replay", "append", "import", "profile"}
 """Commands that read no text of the changed message, or report it as one failed item among others."""
 
 

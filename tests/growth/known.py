@@ -40,6 +40,13 @@ KNOWN: dict[tuple[str, str], Known] = {
     ("threadledger show --last", MESSAGES): _known(RUNS_OF_ALL, {"steps": 19}),
     ("Ledger.summary(hour)", CONVERSATIONS): _known(SPREAD, {}, "view_audit_runs"),
     ("Ledger.summary(by actor)", CONVERSATIONS): _known(SPREAD, {}, "view_audit_runs"),
+    **{
+        (name, CONVERSATIONS): _known(SPREAD, {}, "view_audit_runs")
+        for name in (
+            *("Ledger.diff_profiles", "Ledger.profiles", "Ledger.profiles(limit)"),
+            *("threadledger profile list", "threadledger profile diff"),
+        )
+    },
     ("threadledger audit summary", CONVERSATIONS): _known(SPREAD, {}, "view_audit_runs"),
     ("Ledger.summary", CONVERSATIONS): _known(SPREAD, {}, "view_audit_runs"),
     ("threadledger audit report", CONVERSATIONS): _known(UNANSWERED, {"steps": 4.6}, "view_audit_runs"),
