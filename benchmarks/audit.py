@@ -205,6 +205,9 @@ class Bench:
             asked: dict[str, Callable[[], object]] = {
                 "failures --limit 50": lambda: ledger.failures(limit=50),
                 "failures --cause rate_limited --limit 50": lambda: ledger.failures(cause="rate_limited", limit=50),
+                "runs --limit 50, page 2": lambda: ledger.runs(limit=50, after=ledger.runs(limit=50).cursor),
+                "exchanges --limit 50, unanswered": lambda: ledger.exchanges(unanswered=True, limit=50),
+                "profiles": ledger.profiles,
                 "groups": ledger.failure_groups,
                 "groups --since 7d": lambda: ledger.failure_groups(timedelta(days=7)),
             }

@@ -20,14 +20,21 @@ if TYPE_CHECKING:
     from .chat import Chat
     from .ledger import Ledger
     from .own_runs import why_failed
+    from .pages import Page
+    from .profiles import ListedProfile, ProfileDiff
+    from .run_pages import ExchangePage
 
 __all__ = [
     "AsyncChat",
     "AsyncLedger",
     "Chat",
+    "ExchangePage",
     "FailureGroups",
     "LaggingThread",
     "Ledger",
+    "ListedProfile",
+    "Page",
+    "ProfileDiff",
     "ShownMemory",
     "defined_profile",
     "follow_failures",
@@ -50,5 +57,8 @@ if not TYPE_CHECKING:
             "chat": "Chat",
             "ledger": "Ledger",
             "own_runs": "why_failed",
+            "pages": "Page",
+            "profiles": "ListedProfile ProfileDiff",
+            "run_pages": "ExchangePage",
         },
     )

@@ -1,6 +1,7 @@
 """List failures, runs and exchanges of the whole ledger in pages, the newest page first.
 
-Within a page, the order is that of the list without a limit: the oldest first. The cursor of a page names the older ones.
+Within a page, the order is that of the list without a limit: the oldest first. The cursor of a page is the place before
+which older ones are read.
 The times of a filter are not part of a cursor, because a span such as the last 24 hours moves on from page to page.
 """
 
