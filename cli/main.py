@@ -139,15 +139,21 @@ ACTOR_CHARS_MAX = 200
 """Maximum characters of the name under which a command's events are stored."""
 
 
+LOGIN_NAMES = ("LOGNAME", "USER", "LNAME", "USERNAME")
+"""Variables in which a system names the user, in the order of `getpass.getuser`."""
+
+
 def _user() -> str:
     """Return the actor of a command's events: `cli:` and the login name, or the user's number if it has no name."""
-    import getpass
+    name = next(filter(None, map(os.environ.get, LOGIN_NAMES)), None)
+    if name is None:
+        import getpass  # loads the system's list of users, which a name in the environment makes unnecessary
 
-    try:
-        name = getpass.getuser().encode("utf-8", "replace").decode()
-    except (OSError, KeyError, ImportError):
-        name = str(os.getuid()) if hasattr(os, "getuid") else "unknown"
-    return f"cli:{name}"[:ACTOR_CHARS_MAX]
+        try:
+            name = getpass.getuser()
+        except (OSError, KeyError, ImportError):
+            name = str(os.getuid()) if hasattr(os, "getuid") else "unknown"
+    return f"cli:{name.encode('utf-8', 'replace').decode()}"[:ACTOR_CHARS_MAX]
 
 
 class TextParameter(click.ParamType[str]):

@@ -5,8 +5,6 @@ from __future__ import annotations
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from threadledger.domain.conversation.attachments import described
-
 from .words import counted, short
 
 if TYPE_CHECKING:
@@ -97,6 +95,8 @@ def fork_document(ledger: Ledger, key: str) -> dict[str, Any]:
 
 def part_in_words(part: dict[str, Any]) -> str:
     """Return the text of a content part, or what else it is."""
+    from threadledger.domain.conversation.attachments import described
+
     text = part.get("text") if part.get("type") != "reasoning" else None
     return text if isinstance(text, str) else f"[{described(part)}]"
 

@@ -1,15 +1,12 @@
 """Return long lists in pages, and name the place where a page ends.
 
 A cursor is opaque text: the sort key of the last item of a page, and a hash of what was listed. Nothing is skipped or
-returned twice when items are added meanwhile, because a place is named by its sort key, not by a number of items.
+returned twice when items are added meanwhile, because a place is named by its sort key, not by a number of items. What
+only cursors need is loaded with the first one.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
-import hashlib
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar
 
@@ -43,6 +40,9 @@ class Page(list[T]):
 
 def cursor_of(sort_key: Sequence[str | int], filters: Mapping[str, object]) -> str:
     """Return the text of a place in the list that these filters select."""
+    import base64
+    import json
+
     content = json.dumps([_hash(filters), *sort_key], ensure_ascii=False, separators=(",", ":"))
     return _VERSION + base64.urlsafe_b64encode(content.encode()).decode().rstrip("=")
 
@@ -79,10 +79,13 @@ def _content(cursor: object) -> SortKey:
     """Return what the text of a cursor contains; nothing if it is no cursor."""
     if not isinstance(cursor, str) or not cursor.startswith(_VERSION) or len(cursor) > CURSOR_CHARS_MAX:
         return ()
+    import base64
+    import json
+
     text = cursor.removeprefix(_VERSION)
     try:
         content = json.loads(base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True))
-    except (ValueError, binascii.Error, RecursionError):
+    except (ValueError, RecursionError):
         return ()
     return tuple(content) if isinstance(content, list) and all(map(_is_storable, content)) else ()
 
@@ -95,6 +98,9 @@ def _is_storable(part: object) -> bool:
 
 
 def _hash(filters: Mapping[str, object]) -> str:
+    import hashlib
+    import json
+
     named = json.dumps(
         {name: value for name, value in filters.items() if value is not None}, sort_keys=True, default=str
     )

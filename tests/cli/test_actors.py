@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
@@ -194,3 +195,19 @@ def test_a_cursor_that_does_not_fit_is_refused_in_one_sentence(command: Callable
         done = command("audit", "failures", *arguments)
         assert (done.code, done.out) == (2, ""), arguments
         assert said in done.err
+
+
+@pytest.mark.parametrize("named", ["anna", "ann\udce9", None])
+def test_a_user_without_a_storable_name_is_named_too(
+    command: Callable[..., Any], db_url: str, monkeypatch: pytest.MonkeyPatch, named: str | None
+) -> None:
+    monkeypatch.setenv("THREADLEDGER_DB", db_url)
+    for variable in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(variable, raising=False)
+    if named is None:
+        monkeypatch.setattr("pwd.getpwuid", lambda number: {}[number])  # a container's user has no entry
+    else:
+        monkeypatch.setenv("USER", named)
+    assert command("append", "k", "user", "Hello.").code == 0
+    expected = {"anna": "cli:anna", "ann\udce9": "cli:ann?", None: f"cli:{os.getuid()}"}[named]
+    assert {event.actor for event in written_since(db_url, 0)} == {expected}
