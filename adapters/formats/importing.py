@@ -18,7 +18,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from threadledger.domain.conversation import Conversation, events, stream_of
+from threadledger.domain.conversation import Conversation, events, key_of, stream_of
 from threadledger.domain.conversation.messages import Message, Parent, Source, restore_message
 from threadledger.domain.errors import (
     BlobMissing,
@@ -127,12 +127,14 @@ class _Batch:
 
     def stored(self) -> Sequence[Imported]:
         """Store the batch and return the results in the order of the source."""
-        versions = self._ledger.journal.versions_of(self.keys)
-        ended = self._stored_new([each for each in self._found if each.key not in versions])
-        known = self._ledger.journal.fingerprints(versions)
+        journal = self._ledger.journal
+        heads = {key_of(head.stream): head for head in journal.heads_of(self.keys)}
+        ended = self._stored_new([each for each in self._found if each.key not in heads])
+        known = journal.fingerprints(heads)
         for each in self._found:
-            if each.key in versions:
-                ended[each.key] = _extended(self._ledger, each, known.get(each.key, {}))
+            if each.key in heads:
+                branched = each.rule >= TREE_RULE and journal.state_of(heads[each.key]).fork_version is not None
+                ended[each.key] = _extended(self._ledger, each, known.get(each.key, {}), branched)
         return [ended[each.key] for each in self._found]
 
     def _stored_new(self, found: Sequence[Found]) -> dict[str, Imported]:
@@ -222,8 +224,8 @@ def _journal(
             places[entry.place] = (said.message_id, said.originator_version)
 
 
-def _extended(ledger: Ledger, found: Found, known: Known) -> Imported:
-    """Add what an existing conversation lacks."""
+def _extended(ledger: Ledger, found: Found, known: Known, branched: bool = False) -> Imported:
+    """Add what an existing conversation lacks; `branched` says whether it has branches."""
     by_its_rule = found.by_rule(rule_of(known) or found.rule)
     if isinstance(by_its_rule, Imported):
         return by_its_rule
@@ -231,7 +233,7 @@ def _extended(ledger: Ledger, found: Found, known: Known) -> Imported:
     if isinstance(found.entries, UsualEntries) and found.entries.are_in(known, found.key_at("")):
         return Imported(found.line, found.key, "unchanged", 0, found.note, found.left_out)
     try:
-        missing = _known_to_be_missing(ledger, found, known)
+        missing = None if branched and found.rule >= TREE_RULE else _known_to_be_missing(ledger, found, known)
         if missing is None:
             return _extend(ledger, found)
         if not missing:
@@ -261,8 +263,6 @@ def _known_to_be_missing(ledger: Ledger, found: Found, known: Known) -> Sequence
         return None
     if found.thread_id is not None and ledger.journal.require(found.key).state.links:
         return None  # it may be this ledger's own thread
-    if missing and found.rule >= TREE_RULE and ledger.journal.require(found.key).state.fork_version is not None:
-        return None  # the end may be on another branch
     return missing
 
 

@@ -6,7 +6,7 @@ import json
 import zipfile
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from threadledger.adapters import export_lines
@@ -172,6 +172,7 @@ def growing_trees(draw):
 
 @settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(growing=growing_trees())
+@example(growing=([0, 1, 2], [(3, 1), (3, 3)]))  # the later file shows all, and has no other branch
 def test_a_tree_that_grows_between_imports_is_imported_as_it_is_in_the_end(open_store, tmp_path, growing):
     ledger, (parents, stages) = open_store(), growing
     key = f"k-{end(ledger)}"
