@@ -72,16 +72,17 @@ class BranchSearch:
         self._state = state
         self._memory = memory
         self._all_read = all_read
-        self._shown = [each.message for each in memory.messages if each.message.role not in NOT_SENT]
+        self._known = [each for each in memory.messages if each.message.role not in NOT_SENT]
 
     def start(self, sent: Sequence[Message], is_left_out: Callable[[JournaledMessage], bool]) -> BranchStart | None:
         """Return where the messages of a history go; None if they go to the end, or if the history cannot be placed.
 
         `is_left_out` says of a message in memory whether the app may leave it out, because it belongs to a failed run.
         """
-        known = [each for each in self._memory.messages if each.message.role not in NOT_SENT]
-        needed = [each.message for each in known if not is_left_out(each)]
-        if any(continues(sent, each, self._all_read) for each in (self._shown, needed)) or not self._may_begin(sent):
+        shown = [each.message for each in self._known]
+        needed = [each.message for each in self._known if not is_left_out(each)]
+        compared = [shown] if len(needed) == len(shown) else [shown, needed]
+        if any(continues(sent, each, self._all_read) for each in compared) or not self._may_begin(sent):
             return None
         roots = self._journal.places(self._key).tree().roots()
         place = place_in(roots, sent)

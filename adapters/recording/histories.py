@@ -39,7 +39,11 @@ def first_new(sent: Sequence[Message], memory: Sequence[Message], held: bool = F
         return len(memory)
     if all_read and not held and (end := _end_of_same_turns(sent, memory)) is not None:
         return end
-    begin = 0 if held else after_the_model(sent)
+    return _behind_waiting(sent, memory, 0 if held else after_the_model(sent))
+
+
+def _behind_waiting(sent: Sequence[Message], memory: Sequence[Message], begin: int) -> int:
+    """Return the index behind the unanswered messages at the end of memory, if they are sent again from an index on."""
     waiting = memory[after_the_model(memory) :]
     for place in range(len(waiting)):  # an app may leave out earlier questions that were not answered
         again = waiting[place:]
@@ -80,7 +84,7 @@ def after_the_model(messages: Sequence[Message]) -> int:
 
 def _same(some: Sequence[Message], others: Sequence[Message]) -> bool:
     return len(some) == len(others) and all(
-        _compared(one) == _compared(other) for one, other in zip(some, others, strict=True)
+        one == other or is_same(one, other) for one, other in zip(some, others, strict=True)
     )
 
 
@@ -108,7 +112,7 @@ def continues(sent: Sequence[Message], memory: Sequence[Message], all_read: bool
     if all_read and (_same(sent[: len(memory)], memory) or _end_of_same_turns(sent, memory) is not None):
         return True
     begin = after_the_model(sent)
-    if first_new(sent, memory, all_read=all_read) > begin:
+    if _behind_waiting(sent, memory, begin) > begin:
         return True  # the unanswered question at the end of memory, again
     window = [turn for turn, _ in _turns(sent[:begin])]
     ended = [turn for turn, _ in _turns(memory[: after_the_model(memory)])]

@@ -15,7 +15,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from functools import partial
@@ -33,7 +33,7 @@ from threadledger.domain.conversation import (
 )
 from threadledger.domain.conversation.messages import JournaledMessage, Message, Parent, Role, Source, ToolCall
 from threadledger.domain.conversation.parts import Part, Text, blob_of
-from threadledger.domain.errors import ConversationChanged, InvalidInput, RunNotOpen
+from threadledger.domain.errors import ConversationChanged, CorruptEvent, InvalidInput, RunNotOpen
 from threadledger.domain.failures import Failure, keep_secret, whole_text
 from threadledger.domain.ids import new_id, now
 from threadledger.domain.journal import Journal
@@ -237,7 +237,9 @@ class RunRecording:
             return None
         all_read = len(memory.messages) < self._read_max
         search = BranchSearch(self._journal, self.key, state, memory, all_read)
-        return search.start(self.asked.messages, partial(_is_of_a_failed_run, state=state))
+        with suppress(CorruptEvent):  # of a message that is not in memory: the call is made, and recorded as a window
+            return search.start(self.asked.messages, partial(_is_of_a_failed_run, state=state))
+        return None
 
     def _why_failed(self, conversation: Conversation, memory: Memory, branch: BranchStart | None) -> str:
         """Return why the run before failed, if this one continues its exchange on another backend."""

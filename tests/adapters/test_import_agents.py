@@ -164,3 +164,78 @@ def test_another_database_is_refused_with_a_sentence(open_store, tmp_path, db_pa
     (tmp_path / "half.db").write_bytes((tmp_path / "other.db").read_bytes()[:1000])
     with pytest.raises(ValueError, match="cannot be read as a SQLite database"):
         imported(ledger, tmp_path / "half.db")
+
+
+STRUCTURE = """CREATE TABLE message_structure (id INTEGER PRIMARY KEY AUTOINCREMENT, session_id TEXT NOT NULL,
+    message_id INTEGER NOT NULL, branch_id TEXT NOT NULL DEFAULT 'main', message_type TEXT NOT NULL,
+    sequence_number INTEGER NOT NULL);
+"""
+
+
+def branched(path, **branches):
+    """Add branches of an `AdvancedSQLiteSession`, each with the ids of its rows; the last one is current."""
+    database = sqlite3.connect(path)
+    if not database.execute("SELECT 1 FROM sqlite_master WHERE name = 'message_structure'").fetchone():
+        database.executescript(STRUCTURE)
+    for name, rows in branches.items():
+        database.executemany(
+            "INSERT INTO message_structure (session_id, message_id, branch_id, message_type, sequence_number) "
+            "VALUES ('k', ?, ?, 'user', ?)",
+            [(row, name, number) for number, row in enumerate(rows, 1)],
+        )
+    database.commit()
+    database.close()
+    return path
+
+
+def ends(ledger, key="k"):
+    """The texts of each branch, from its beginning to its end."""
+    chat = ledger.conversation(key)
+    memories = [ledger.journal.memory(key, leaf=each.end.version) for each in chat.branches()]
+    return sorted(" ".join(each.message.text for each in memory.messages) for memory in memories)
+
+
+def items(*texts):
+    return [json.dumps({"role": "user", "content": text}) for text in texts]
+
+
+def test_branches_of_a_session_share_what_they_begin_with(open_store, sessions):
+    path = branched(sessions("k", items(*"abcde")), main=[1, 2, 3], other=[1, 2, 4], current=[1, 5])
+    ledger = open_store()
+    (outcome,) = imported(ledger, path)
+    assert (outcome["messages"], outcome["left_out"]) == (5, {})
+    assert [text for _, text in said(ledger, "k")] == ["a", "e"]
+    assert ends(ledger) == ["a b c", "a b d", "a e"]
+    sessions("k", items("f", "g"))
+    branched(path, other=[6])
+    database = sqlite3.connect(path)
+    database.execute("UPDATE message_structure SET sequence_number = 4 WHERE message_id = 6")
+    database.commit()
+    database.close()
+    (outcome,) = imported(ledger, path)
+    assert (outcome["state"], outcome["messages"]) == ("extended", 1)
+    assert outcome["left_out"] == {"messages_on_other_branches": 1}  # a row that no branch has
+    assert [text for _, text in said(ledger, "k")] == ["a", "b", "d", "f"]
+    assert ends(ledger) == ["a b c", "a b d f", "a e"]
+
+
+def test_a_branch_ends_before_a_row_that_follows_another_one_elsewhere(open_store, sessions):
+    path = branched(sessions("k", items(*"abcd")), odd=[4, 2, 3], current=[1, 2, 3])
+    ledger = open_store()
+    assert imported(ledger, path)[0]["messages"] == 4
+    assert ends(ledger) == ["a b c", "d"]
+    assert states(imported(ledger, path)) == [(1, "k", "unchanged", 0)]
+
+
+def test_what_the_model_did_before_a_fork_is_kept_on_each_branch(open_store, sessions):
+    answers = [json.dumps({"role": "assistant", "content": text}) for text in ("here", "there")]
+    path = branched(sessions("k", [*items("a"), REAL[1], *answers]), main=[1, 2, 3], current=[1, 2, 4])
+    ledger = open_store()
+    imported(ledger, path)
+    assert ends(ledger) == ["a here", "a there"]
+    natives = [
+        [item["type"] for item in each.message.native()["items"]]
+        for branch in ledger.conversation("k").branches()
+        for each in [branch.end]
+    ]
+    assert [kinds[0] for kinds in natives] == ["reasoning", "reasoning"]

@@ -18,6 +18,7 @@ from threadledger.adapters.recording import branches
 from threadledger.adapters.recording.requests import Sent
 from threadledger.adapters.recording.runs import CallRecorder
 from threadledger.domain.conversation import events
+from threadledger.domain.errors import CorruptEvent
 
 MODEL = "gpt-6-astra"
 KEY = "customer-42"
@@ -188,6 +189,41 @@ def test_tools_of_a_run_aside_and_its_next_request_stay_aside(app: App) -> None:
     assert len(app.journaled()) == 10
 
 
+def test_items_of_responses_that_the_app_sends_again_are_known_on_each_branch(app: App) -> None:
+    items: list[Any] = []
+
+    def ask(text: str, history: list[Any], *output: Any) -> list[Any]:
+        asked = [*history, {"role": "user", "content": text}]
+        app.simulator.answer({"output": [*output, {"type": "message", "role": "assistant", "content": [
+            {"type": "output_text", "text": f"to {text}", "annotations": []}]}]})  # fmt: skip
+        return [*asked, *app.client.responses.create(model=MODEL, input=asked).output]
+
+    thought = {"type": "reasoning", "summary": [{"type": "summary_text", "text": "Hm."}]}
+    first = ask("one", items, thought)
+    before = ask("two", first)
+    edited = ask("second", first, thought)
+    assert app.memory() == ["one", "to one", "two", "to two"]
+    ask("three", edited)
+    assert app.memory() == ["one", "to one", "second", "to second", "three", "to three"]
+    ask("four", before, thought)
+    assert app.memory() == ["one", "to one", "two", "to two", "four", "to four"]
+    assert len(app.journaled()) == 10
+
+
+def test_a_damaged_row_that_is_not_in_memory_keeps_no_call_from_being_made(
+    app: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app.ask("one")
+    before = list(app.ask("two"))
+
+    def damaged(*_: Any) -> None:
+        raise CorruptEvent("row 1 was changed")
+
+    monkeypatch.setattr(type(app.ledger.journal), "places", damaged)
+    app.edit(2, "second")
+    assert app.memory() == [*before, *app.shown[2:]]
+
+
 @pytest.mark.parametrize("retries", [0, 1])
 def test_a_failed_run_aside_is_retried_in_its_exchange(
     client: OpenAI, ledger: Any, simulator: Any, retries: int
@@ -200,7 +236,6 @@ def test_a_failed_run_aside_is_retried_in_its_exchange(
     if not retries:
         with pytest.raises(openai.InternalServerError):
             app.edit(2, "second")
-        simulator.provider.answers.clear() if hasattr(simulator.provider, "answers") else None
     app.shown = before
     app.edit(2, "second")
     runs = list(ledger.exchanges(app.key).runs.values())
