@@ -26,6 +26,7 @@ COMMANDS = {
     "show": (".conversations", "show", "Show one conversation."),
     "message": (".branches", "message", "Edit, regenerate, retract, pin or rate a message."),
     "branch": (".branches", "branch", "List the branches of a conversation, or select one."),
+    "call": (".calls", "call", "Approve or reject a tool call that waits."),
     "compact": (".branches", "compact", "Put a summary in place of older messages."),
     "diff": (".diff", "diff", "Compare a memory at two times, or with its thread."),
     "fork": (".conversations", "fork", "Start a new conversation as a copy of another."),

@@ -5,6 +5,7 @@ While an exchange streams, its text is printed to stdout, and everything else to
 
 from __future__ import annotations
 
+import shlex
 import sys
 from contextlib import closing
 from pathlib import Path
@@ -201,6 +202,10 @@ def show_answer(answer: Answer) -> None:
         note(f"lost in this exchange (not shown to the model, or not kept of its answer): {lost}")
     if not answer.selected:
         note("another branch was selected meanwhile: the answer is a variant; see: threadledger branch list")
+    for waiting in answer.pending:
+        what = printable(f"{waiting.name}({waiting.arguments})", lines=False)
+        decide = f"threadledger call approve {shlex.quote(answer.key)} {waiting.id}"
+        note(f"waits for a decision on {what}: {decide}, or call reject")
     emit_one(answer_document(answer), lambda console: _print_exactly(f"{answer.text}\n"))
 
 

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 @click.option("--tag", "tags", type=KEY, multiple=True, metavar="T", help="Only those with this tag; can be repeated.")
 @click.option("--metadata", type=KEY, multiple=True, metavar="K=V", help="Only those with this text; can be repeated.")
 @click.option("--unanswered", is_flag=True, help="Only those with a question that nothing answers any more.")
+@click.option("--pending", is_flag=True, help="Only those with a tool call that waits for a decision.")
 @click.option("--archived", is_flag=True, help="Only archived ones, which are left out otherwise.")
 @click.option("--since", type=SinceParameter(), metavar="T", help="Only those that have changed since this time.")
 @click.option(
@@ -54,6 +55,7 @@ def list_(
     tags: tuple[str, ...],
     metadata: tuple[str, ...],
     unanswered: bool,
+    pending: bool,
     archived: bool,
     since: datetime | timedelta | None,
     order: str,
@@ -69,7 +71,15 @@ def list_(
     from threadledger.domain.conversation.listing import ConversationFilter
 
     wanted = ConversationFilter.of(
-        owner, tags or None, pairs_of(metadata) or None, True if unanswered else None, archived, since, search, order
+        owner,
+        tags or None,
+        pairs_of(metadata) or None,
+        True if unanswered else None,
+        archived,
+        since,
+        search,
+        order,
+        True if pending else None,
     )
     with opened(reads=True) as ledger:
         columns = ("key", "title", "owner", "messages", "exchanges", "failed_runs", "unanswered", "threads", "last")
@@ -173,6 +183,9 @@ def _draw(console: Console, thing: dict[str, Any]) -> None:
         ]
         console.print(table(rows, ("version", "at", "type", "actor", "what")))
         return
+    for waiting in thing.get("pending", ()):
+        decide = f"threadledger call approve {shlex.quote(thing['key'])} {waiting}"
+        console.print(Text(f"waits for a decision on the call {waiting}: {decide}, or call reject", style="yellow"))
     unanswered = {each["version"]: each for each in thing.get("unanswered", ())}
     for message in thing["messages"]:
         _draw_message(console, message)

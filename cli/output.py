@@ -97,35 +97,6 @@ def emit_many(
         found = list(islice(remaining, ROWS_PER_TABLE))
 
 
-def page_options(command: Any) -> Any:
-    """Add `--after` and `--cursor` to a command that lists pages; it receives them as `after` and `with_cursor`."""
-    options = (
-        click.option("--after", metavar="CURSOR", help="Continue where the page that ended with this cursor stopped."),
-        click.option(
-            "--cursor",
-            "with_cursor",
-            is_flag=True,
-            help="With -o json: print {items, next_cursor} instead of an array; next_cursor is null on the last page.",
-        ),
-    )
-    for option in reversed(options):
-        command = option(command)
-    return command
-
-
-def emit_page(rows: Iterable[Row], next_cursor: str | None) -> None:
-    """Print the rows of a page as data, in JSON as `{items, next_cursor}`."""
-    if invocation().output != "json":
-        raise click.UsageError("--cursor needs -o json: the other formats have no place for a cursor")
-    print_json({"items": list(rows), "next_cursor": next_cursor}, indent=2)
-
-
-def note_next_page(next_cursor: str | None) -> None:
-    """Print to stderr how to continue a list that its limit has cut off; print nothing if there is no more."""
-    if next_cursor is not None:
-        note(f"there are more: add --after {next_cursor}")
-
-
 def table(rows: Sequence[Row], columns: Sequence[str]) -> Any:
     """Return a table of the given columns, without empty ones; numbers are aligned right.
 

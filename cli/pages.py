@@ -46,10 +46,26 @@ def emit_page(
     spare: Sequence[str] = (),
 ) -> None:
     """Print a page, and how to continue: in the object with `--cursor`, after a table as a command on stderr."""
-    if with_cursor and invocation().output == "json":
-        emit_one({"items": list(rows), "next_cursor": next_cursor}, lambda console: None)
+    if with_cursor:
+        emit_items(rows, next_cursor)
         return
     emit_many(rows, columns, empty=empty, spare=spare)
+    note_more(next_cursor)
+
+
+def emit_items(rows: Iterable[dict[str, Any]], next_cursor: str | None) -> None:
+    """Print a page as one JSON object.
+
+    Raises:
+        UsageError: the output is no JSON.
+    """
+    if invocation().output != "json":
+        raise click.UsageError("--cursor needs -o json: the other formats have no place for a cursor")
+    emit_one({"items": list(rows), "next_cursor": next_cursor}, lambda console: None)
+
+
+def note_more(next_cursor: str | None) -> None:
+    """Print the command for the next page to stderr, if there is one, after a table."""
     if next_cursor is not None and invocation().output == "table":
         print_message(f"more: {_with_cursor(next_cursor)}")
 

@@ -9,14 +9,11 @@ import click
 from .main import KEY, Exit, LazyGroup, common, invocation, opened
 from .output import (
     clock,
-    emit_many,
     emit_one,
-    emit_page,
-    note_next_page,
-    page_options,
     print_text,
     table,
 )
+from .pages import emit_page, with_cursor
 from .terminal import printable
 
 if TYPE_CHECKING:
@@ -46,22 +43,17 @@ def profile() -> None:
 
 @click.command("list")
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Show at most N profiles.")
-@page_options
+@click.option("--after", type=KEY, metavar="CURSOR", help="Continue after a page of the list.")
+@with_cursor
 @common
-def list_(limit: int | None, after: str | None, with_cursor: bool) -> int:
+def list_(limit: int | None, after: str | None, cursor: bool) -> int:
     """List all profiles that were ever defined, newest first, with the outcome of their runs."""
     with opened(reads=True) as ledger:
         ledger.close_overdue_runs()
         found = ledger.profiles(limit, after)
     rows = [each.as_json() for each in found]
-    if with_cursor:
-        emit_page(rows, found.cursor)
-    elif invocation().output == "table":
-        drawn = [_drawn(row) for row in rows]
-        emit_many(drawn, COLUMNS, empty="no profiles", spare=("tools", "model", "instructions"))
-        note_next_page(found.cursor)
-    else:
-        emit_many(rows, ())
+    shown = [_drawn(row) for row in rows] if invocation().output == "table" else rows
+    emit_page(shown, COLUMNS, found.cursor, cursor, empty="no profiles", spare=("tools", "model", "instructions"))
     return Exit.DONE
 
 

@@ -24,6 +24,7 @@ def answer_document(answer: Answer) -> dict[str, Any]:
         "usage": answer.usage.as_json(),
         "message_id": answer.message_id,
         "selected": answer.selected,
+        "pending": [{"call_id": call.id, "name": call.name, "arguments": call.arguments} for call in answer.pending],
         "dropped": list(answer.dropped),
         "losses": dict(answer.losses),
     }
@@ -34,7 +35,7 @@ def failed_answer_document(error: AllBackendsFailed) -> dict[str, Any]:
     nothing = dict.fromkeys(("answer", "backend", "model", "run_id", "version", "usage", "message_id", "selected"))
     failures = [failure.as_json() for failure in error.failures]
     ids = {"key": error.key, "exchange_id": error.exchange_id}
-    return {**ids, **nothing, "fallback": False, "failures": failures, "dropped": [], "losses": {}}
+    return {**ids, **nothing, "fallback": False, "failures": failures, "dropped": [], "losses": {}, "pending": []}
 
 
 def part_document(part: StreamPart) -> dict[str, Any]:

@@ -76,6 +76,11 @@ def shown_conversation_document(
     unanswered = unanswered_exchanges(ledger.journal, key, memory)
     if unanswered:
         document["unanswered"] = [each.as_json() for each in unanswered]
+    waiting = [
+        name for each in state.open_exchanges.values() for name, said in (each.waits_for or {}).items() if not said
+    ]
+    if waiting:
+        document["pending"] = waiting
     parent = ledger.parent(key)
     if parent is not None:
         document["parent"] = {"key": parent[0], "version": parent[1]}
@@ -136,7 +141,7 @@ def event_in_words(kind: str, data: dict[str, Any]) -> str:
             return f"{data['backend']} thread {data['thread_id']}: {done}: {data['reason']}"
         case "ExchangeAbandoned":
             return f"no backend answered: {data['reason']}"
-        case "RerunAccepted" | "BranchSelected" | "MessagePinned" | "MessageRated":
+        case "ToolCallDecided" | "RerunAccepted" | "BranchSelected" | "MessagePinned" | "MessageRated":
             return _about_message(kind, data)
     return ", ".join(
         f"{name} {value}" for name, value in data.items() if name != "actor" and isinstance(value, (str, int)) and value
@@ -144,6 +149,8 @@ def event_in_words(kind: str, data: dict[str, Any]) -> str:
 
 
 def _about_message(kind: str, data: dict[str, Any]) -> str:
+    if kind == "ToolCallDecided":
+        return f"call {data['call_id']} {'approved' if data['approved'] else 'rejected'}" + _because(data["reason"])
     if kind == "RerunAccepted":
         return f"run {short(data['run_id'])} answers in place of {short(data['superseded_run_id'])}"
     name = short(data["message_id"])

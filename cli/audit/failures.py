@@ -18,13 +18,11 @@ from ..output import (
     console,
     csv_writer,
     emit_many,
-    emit_page,
     note,
-    note_next_page,
-    page_options,
     print_json,
     short,
 )
+from ..pages import emit_items, note_more, with_cursor
 from ..terminal import printable
 
 if TYPE_CHECKING:
@@ -50,7 +48,8 @@ NARROW_TERMINAL = 90
 @click.option("--actor", type=KEY, metavar="NAME", help="Only runs that this actor caused.")
 @click.option("--unanswered", is_flag=True, help="Only failures of exchanges that are still unanswered.")
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Show only the newest N failures.")
-@page_options
+@click.option("--after", type=KEY, metavar="CURSOR", help="Continue after a page with the same filters.")
+@with_cursor
 @click.option("--exit-code", is_flag=True, help="Exit 4 if there are failures (for cron).")
 @click.option("--follow", is_flag=True, help="Keep printing new failures; Ctrl-C stops.")
 @common
@@ -64,12 +63,12 @@ def failures(
     unanswered: bool,
     limit: int | None,
     after: str | None,
-    with_cursor: bool,
+    cursor: bool,
     exit_code: bool,
     follow: bool,
 ) -> int:
     """List failed runs, oldest first; with --limit, the newest ones, and with --after, those before them."""
-    if follow and (until is not None or exit_code or after is not None or with_cursor):
+    if follow and (until is not None or exit_code or after is not None or cursor):
         raise click.UsageError("--follow never ends: do not combine it with --until, --exit-code, --after or --cursor")
     from threadledger.domain.conversation import FailureFilter
     from threadledger.domain.ledger import follow_failures
@@ -80,8 +79,8 @@ def failures(
             print_failures(follow_failures(ledger.journal, wanted, limit), ledger.close_overdue_runs)
             return Exit.DONE
         found = ledger.failures(since, until, cause, code, backend, unanswered, limit, actor=actor, after=after)
-    if with_cursor:
-        emit_page((failure.as_json() for failure in found), found.cursor)
+    if cursor:
+        emit_items((failure.as_json() for failure in found), found.cursor)
     elif invocation().output == "table":
         rows = [_row(failure) for failure in found]
         if found and console().width < NARROW_TERMINAL:
@@ -90,7 +89,7 @@ def failures(
             emit_many(rows, COLUMNS, empty="no failures")
         for advice in _explained(found):
             note(advice)
-        note_next_page(found.cursor)
+        note_more(found.cursor)
     else:
         emit_many((failure.as_json() for failure in found), ())
     return Exit.FOUND_SOMETHING if exit_code and found else Exit.DONE

@@ -41,6 +41,8 @@ class ConversationFilter:
     since: datetime | timedelta | None = None
     search: str | None = None
     order: ListOrder = ListOrder.NEWEST
+    pending: bool | None = None
+    """Whether a tool call waits for a person's decision."""
 
     @classmethod
     def of(
@@ -53,6 +55,7 @@ class ConversationFilter:
         since: datetime | timedelta | None = None,
         search: str | None = None,
         order: str = ListOrder.NEWEST,
+        pending: bool | None = None,
     ) -> ConversationFilter:
         """Return the checked filter.
 
@@ -71,9 +74,11 @@ class ConversationFilter:
                 )
         if order not in set(ListOrder):
             raise InvalidInput(f"there is no order {order!r}: use one of {', '.join(ListOrder)}")
-        for flag in (unanswered, archived):
+        for flag in (unanswered, archived, pending):
             if flag is not None and not isinstance(flag, bool):
-                raise InvalidInput(f"unanswered and archived are True, False or None, not {flag!r}: pass one of these")
+                raise InvalidInput(
+                    f"unanswered, archived and pending are True, False or None, not {flag!r}: pass one of these"
+                )
         if since is not None and not isinstance(since, (datetime, timedelta)):
             raise InvalidInput(f"since has type {type(since).__name__}: pass a datetime, or a timedelta back from now")
         return cls(
@@ -85,6 +90,7 @@ class ConversationFilter:
             since,
             search,
             ListOrder(order),
+            pending,
         )
 
     def as_keywords(self) -> dict[str, Any]:

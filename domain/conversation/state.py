@@ -130,6 +130,8 @@ class ConversationState:
     """What `description.py` needs: `owner` and `archived`, if set, and the versions of the events with the newest title, tags
     and metadata. None if it is unknown. It and `unanswered` come first: the view of conversations looks at the beginning."""
     unanswered: int = 0
+    pending: int | None = None
+    """Number of exchanges that wait for a person's decision on a tool call; None is none."""
     key: str = ""
     version: int = 0
     started_at: str = ""
@@ -256,17 +258,17 @@ _KINDS = (
 )
 """Fields of the state whose values are objects of the snapshot, and their classes."""
 
-_OF_BRANCHES = (*("fork_version", "asides", "selected_version", "compacted_version", "aside_path", "pins"),)
-"""Fields that only a conversation with branches or pins has; elsewhere a state has none of them."""
+_OF_FEW = (*("pending", "fork_version", "asides", "selected_version", "compacted_version", "aside_path", "pins"),)
+"""Fields that only a conversation with branches, pins or pending calls has; elsewhere a state has none of them."""
 
-_MAY_BE_UNKNOWN = ("described", "path_hash", "path_version", "has_parts", "end_version", "mark_version", *_OF_BRANCHES)
+_MAY_BE_UNKNOWN = ("described", "path_hash", "path_version", "has_parts", "end_version", "mark_version", *_OF_FEW)
 """Fields that a snapshot lacks if they are not known."""
 
 _IN_LISTS = ("written_at", "description")
 """Fields that are in no snapshot."""
 
 _NAMES = tuple(each.name for each in fields(ConversationState) if each.name not in _IN_LISTS)
-_USUAL_NAMES = tuple(name for name in _NAMES if name not in _OF_BRANCHES)
+_USUAL_NAMES = tuple(name for name in _NAMES if name not in _OF_FEW)
 
 
 def _completed(stored: JSON) -> JSON:
@@ -454,6 +456,8 @@ def _run_completed(state: ConversationState, event: e.RunCompleted) -> None:
         exchange = updated(exchange, failed_run=None, failed_backend=None, runs=[], active_at=state.last_at)
         if event.waits_for or exchange.waits_for:
             exchange = updated(exchange, waits_for=dict.fromkeys(event.waits_for, "") or None)
+            state.open_exchanges[exchange_id] = exchange
+            _note_pending(state)
         state.open_exchanges[exchange_id] = exchange
         return
     answered = state.open_exchanges.pop(exchange_id, None)
@@ -462,12 +466,18 @@ def _run_completed(state: ConversationState, event: e.RunCompleted) -> None:
         state.unanswered = max(state.unanswered - 1, 0)
 
 
+def _note_pending(state: ConversationState) -> None:
+    """Count the exchanges that wait for a decision."""
+    state.pending = sum(each.undecided is not None for each in state.open_exchanges.values()) or None
+
+
 def _decided(state: ConversationState, event: e.ToolCallDecided) -> None:
     exchange = state.open_exchanges.get(event.exchange_id)
     if exchange is not None:
         decision = "approved" if event.approved else "rejected"
         waits_for = {**(exchange.waits_for or {}), event.call_id: decision}
         state.open_exchanges[event.exchange_id] = updated(exchange, waits_for=waits_for, active_at=state.last_at)
+        _note_pending(state)
 
 
 def _run_failed(state: ConversationState, event: e.RunFailed) -> None:

@@ -153,6 +153,7 @@ class Ledger:
         tag: str | Iterable[str] | None = None,
         metadata: Mapping[str, Any] | None = None,
         unanswered: bool | None = None,
+        pending: bool | None = None,
         archived: bool | None = None,
         since: datetime | timedelta | None = None,
         order: str = "newest",
@@ -170,6 +171,7 @@ class Ledger:
             tag: only those with this tag, or with all of these.
             metadata: only those whose metadata has all these pairs; values are texts, numbers, true, false or null.
             unanswered: only those with an unanswered exchange, or only those without.
+            pending: only those with a tool call that waits for a person's decision, or only those without.
             archived: only those that are archived, or only those that are not.
             since: only those that have changed since. A time span counts back from now.
             order: `newest`, `oldest` (changed), or `started` (last started first).
@@ -180,7 +182,7 @@ class Ledger:
         from ..conversation.listing import ConversationFilter
         from .lists import conversations_page
 
-        wanted = ConversationFilter.of(owner, tag, metadata, unanswered, archived, since, search, order)
+        wanted = ConversationFilter.of(owner, tag, metadata, unanswered, archived, since, search, order, pending)
         return conversations_page(self.journal, wanted, limit, after)
 
     def search(

@@ -155,6 +155,7 @@ class TestRegistry:
             "MemoryCompacted",
             "MessagePinned",
             "MessageRated",
+            "ToolCallDecided",
             "ProfileDefined",
             "AttachmentUploaded",
             "AttachmentRemoved",

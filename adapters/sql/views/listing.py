@@ -1,9 +1,9 @@
 """Define the tables of the list of conversations, and read a page of it.
 
-Whether a conversation is unanswered or archived is its class, a number. Every index begins with what a list is filtered by
-and the class, and ends with the sort key. So a page is read from one index, or from one for each class that it may hold,
-and reads as many rows as it has items, or that often, however many conversations there are. With several filters, the owner
-decides, then the first tag or pair: the others are compared row by row.
+Whether a conversation is unanswered, archived or pending is its class, a number. Every index begins with what a list is
+filtered by and the class, and ends with the sort key. So a page is read from one index, or from one for each class that it
+may hold, and reads as many rows as it has items, or that often, however many conversations there are. With several filters,
+the owner decides, then the first tag or pair: the others are compared row by row.
 """
 
 from __future__ import annotations
@@ -51,8 +51,10 @@ TABLES = (
     "CREATE INDEX {begin}labels_by_number ON {begin}labels (number)",
 )
 
-UNANSWERED, ARCHIVED = 1, 2
+UNANSWERED, ARCHIVED, PENDING = 1, 2, 4
 """Parts of the number of a class."""
+
+CLASSES = range(UNANSWERED + ARCHIVED + PENDING + 1)
 
 PAIRS_MAX = 100
 """Maximum number of pairs of a conversation's metadata that a list is filtered by, the first ones."""
@@ -87,7 +89,8 @@ _stored_in = msgspec.json.Decoder(_Stored).decode
 def class_of(state: ConversationState) -> int:
     """Return the class of a conversation."""
     archived = (state.described or {}).get("archived") is True
-    return (UNANSWERED if state.unanswered > 0 else 0) + (ARCHIVED if archived else 0)
+    waits = PENDING if state.pending else 0
+    return (UNANSWERED if state.unanswered > 0 else 0) + (ARCHIVED if archived else 0) + waits
 
 
 def described_values(description: Description) -> tuple[str | None, str | None]:
@@ -284,11 +287,8 @@ def _direction(wanted: ConversationFilter) -> str:
 
 def _classes(wanted: ConversationFilter) -> list[int]:
     """Return the classes that a list may hold."""
-    return [
-        number
-        for number in range(UNANSWERED + ARCHIVED + 1)
-        if wanted.unanswered in {None, bool(number & UNANSWERED)} and wanted.archived in {None, bool(number & ARCHIVED)}
-    ]
+    flags = ((wanted.unanswered, UNANSWERED), (wanted.archived, ARCHIVED), (wanted.pending, PENDING))
+    return [number for number in CLASSES if all(flag in {None, bool(number & part)} for flag, part in flags)]
 
 
 def differing(kind: str) -> Mapping[str, str]:
