@@ -302,7 +302,7 @@ def story_of(given_steps: Sequence[tuple[str, int, int]]) -> Story:
 
 
 @pytest.mark.skipif(not MODEL.is_file(), reason="the model of memory is not there")
-@settings(max_examples=int(__import__("os").environ.get("N", "200")), deadline=None)
+@settings(max_examples=200)
 @given(steps, st.integers(0, 100))
 def test_the_path_is_that_of_the_model(given_steps: Sequence[tuple[str, int, int]], cut: int) -> None:
     model: Callable[[Any], tuple[list[int], Any]] = runpy.run_path(str(MODEL))["forward"]
@@ -316,7 +316,7 @@ def ids(memory: Any) -> list[str]:
     return [each.message_id for each in memory.messages]
 
 
-@settings(max_examples=int(__import__("os").environ.get("N", "200")), deadline=None)
+@settings(max_examples=100)
 @given(steps, st.integers(1, 12), st.none() | st.integers(1, 150), st.integers(0, 100), st.integers(0, 50))
 def test_the_path_read_from_the_end_is_the_path_folded_from_the_front(
     given_steps: Sequence[tuple[str, int, int]], last: int, tokens: int | None, cut: int, chosen: int
