@@ -96,9 +96,7 @@ def joined(pages: list[list[Any]]) -> list[Any]:
     return [each for page in reversed(pages) for each in page]
 
 
-@pytest.mark.parametrize("new_url", ["sqlite", "postgresql"], indirect=True)
-@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
+CASES = given(
     log=LOGS,
     wanted=FILTERS,
     state=st.sampled_from([None, "open", "completed", "failed"]),
@@ -106,10 +104,26 @@ def joined(pages: list[list[Any]]) -> list[Any]:
     limit=st.integers(1, 5),
     rows=st.sampled_from([1, 2, 1_000]),
 )
-def test_pages_together_are_the_fold_of_the_log(
-    new_url: Any, open_store_on: Any, log: Any, wanted: Any, state: Any, unanswered: Any, limit: int, rows: int
+
+
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@CASES
+def test_on_sqlite_pages_together_are_the_fold_of_the_log(tmp_path: Any, open_store_on: Any, **case: Any) -> None:
+    assert_pages_are_the_fold(f"sqlite:///{tmp_path / new_id()}.db", open_store_on, **case)
+
+
+@settings(max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture])  # each creates all tables
+@CASES
+def test_on_postgresql_pages_together_are_the_fold_of_the_log(
+    new_postgres_url: Any, open_store_on: Any, **case: Any
 ) -> None:
-    with pytest.MonkeyPatch.context() as patched, open_store_on(new_url()) as ledger:
+    assert_pages_are_the_fold(new_postgres_url(), open_store_on, **case)
+
+
+def assert_pages_are_the_fold(
+    url: str, open_store_on: Any, log: Any, wanted: Any, state: Any, unanswered: Any, limit: int, rows: int
+) -> None:
+    with pytest.MonkeyPatch.context() as patched, open_store_on(url) as ledger:
         patched.setattr(run_pages, "PAGE_RUNS", rows)
         append(ledger, log)
         folded = fold_exchanges(event for _, event in ledger.journal.logged())
@@ -127,16 +141,18 @@ def test_pages_together_are_the_fold_of_the_log(
 
 
 @pytest.fixture
-def new_url(request: pytest.FixtureRequest, tmp_path: Any) -> Any:
-    """Makes databases of one kind that are not there yet."""
-    if request.param == "postgresql":
-        return request.getfixturevalue("new_postgres_url")
-    return lambda: f"sqlite:///{tmp_path / new_id()}.db"
+def ledger(open_any_store: Callable[[], Ledger]) -> Ledger:
+    return six_runs(open_any_store())
 
 
 @pytest.fixture
-def ledger(open_any_store: Callable[[], Ledger]) -> Ledger:
-    ledger = open_any_store()
+def local(open_store: Callable[[], Ledger]) -> Ledger:
+    """The same on SQLite alone, for what is refused before a database is asked."""
+    return six_runs(open_store())
+
+
+def six_runs(ledger: Ledger) -> Ledger:
+    """Write six runs in two conversations, four of which failed."""
     steps = [(("start", number, "chat"), number) for number in range(6)]
     append(ledger, [*steps, *((("fail", number, None), number) for number in range(4))])
     return ledger
@@ -208,16 +224,16 @@ def test_a_page_without_a_limit_is_the_last_one(ledger: Ledger) -> None:
     assert ledger.runs(limit=0) == [] and ledger.runs(limit=0).cursor is None
 
 
-def test_a_cursor_of_another_list_is_refused_in_one_sentence(ledger: Ledger) -> None:
-    cursor = ledger.failures(limit=1).cursor
-    assert ledger.failures(limit=1, after=cursor, since=BEGINNING)[0].run_id == "run-02"  # a span of time moves on
+def test_a_cursor_of_another_list_is_refused_in_one_sentence(local: Ledger) -> None:
+    cursor = local.failures(limit=1).cursor
+    assert local.failures(limit=1, after=cursor, since=BEGINNING)[0].run_id == "run-02"  # a span of time moves on
     for read in (
-        lambda: ledger.failures(after=cursor, actor="ann"),
-        lambda: ledger.failures(after=cursor, cause="rate_limited"),
-        lambda: ledger.failures(after=cursor, unanswered=True),
-        lambda: ledger.runs(after=cursor),
-        lambda: ledger.exchanges(after=cursor),
-        lambda: ledger.exchanges("one", after=cursor),
+        lambda: local.failures(after=cursor, actor="ann"),
+        lambda: local.failures(after=cursor, cause="rate_limited"),
+        lambda: local.failures(after=cursor, unanswered=True),
+        lambda: local.runs(after=cursor),
+        lambda: local.exchanges(after=cursor),
+        lambda: local.exchanges("one", after=cursor),
     ):
         with pytest.raises(InvalidInput, match="belongs to a list with other filters"):
             read()
@@ -226,31 +242,31 @@ def test_a_cursor_of_another_list_is_refused_in_one_sentence(ledger: Ledger) -> 
 @pytest.mark.parametrize(
     "given", ["", "p1.", "p1.e30", "p1.W10", "p1.!", "v1.x.1.00", "p1." + "W" * 5_000, 7, "p1.\ud800"]
 )
-def test_text_that_is_no_cursor_is_refused_in_one_sentence(ledger: Ledger, given: Any) -> None:
+def test_text_that_is_no_cursor_is_refused_in_one_sentence(local: Ledger, given: Any) -> None:
     with pytest.raises(InvalidInput, match="is not a cursor of this list"):
-        ledger.runs(limit=1, after=given)
+        local.runs(limit=1, after=given)
 
 
-def test_a_sort_key_that_no_database_can_compare_is_no_cursor(ledger: Ledger) -> None:
+def test_a_sort_key_that_no_database_can_compare_is_no_cursor(local: Ledger) -> None:
     filters = {"list": "runs"}
     for sort_key in (("a\0b", 1), ("2026", 2**63), ("2026", True), ("2026",), (1, "2026"), ("2026", 1, 2)):
         with pytest.raises(InvalidInput, match="is not a cursor"):
-            ledger.runs(after=cursor_of(sort_key, filters))
+            local.runs(after=cursor_of(sort_key, filters))
     assert place_in(cursor_of(("2026", 1), filters), filters, str, int) == ("2026", 1)
     assert place_in(None, filters, str, int) is None
     assert (Page([1], "c").cursor, Page([1, 2])[:1]) == ("c", [1])
 
 
-def test_filters_that_are_no_texts_and_states_that_no_run_has_are_refused(ledger: Ledger) -> None:
+def test_filters_that_are_no_texts_and_states_that_no_run_has_are_refused(local: Ledger) -> None:
     for wanted in ({"actor": 7}, {"limit": "2"}, {"limit": True}):
-        for read in (ledger.runs, ledger.failures, ledger.exchanges):
+        for read in (local.runs, local.failures, local.exchanges):
             with pytest.raises(InvalidInput):
                 read(**wanted)
-    for read in (ledger.summary, ledger.failure_groups):
+    for read in (local.summary, local.failure_groups):
         with pytest.raises(InvalidInput, match="actor has type int"):
             read(actor=7)  # type: ignore[arg-type]  # as an app without a type checker may pass it
     with pytest.raises(InvalidInput, match="a run cannot be 'late': use one of open, completed, failed"):
-        ledger.runs(state="late")
+        local.runs(state="late")
 
 
 def test_an_awaited_ledger_has_the_same_pages(ledger: Ledger) -> None:

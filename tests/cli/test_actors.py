@@ -7,7 +7,6 @@ import os
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -112,11 +111,6 @@ def test_a_command_that_reads_closes_overdue_runs_in_the_name_of_its_user(
     position = written_since(db_url, 0)[-1].position
     assert len(command("audit", "failures", "-o", "json").json) == 1
     assert {(event.type, event.actor) for event in written_since(db_url, position)} >= {("RunFailed", USER)}
-
-
-def test_the_demo_names_its_user_too(command: Callable[..., Any], tmp_path: Path) -> None:
-    assert command("demo", "--keep", str(tmp_path / "demo")).code == 0
-    assert {event.actor for event in written_since(f"sqlite:///{tmp_path}/demo/threadledger.db", 0)} == {USER}
 
 
 def fail_as(url: str, actor: str | None, key: str) -> None:

@@ -430,6 +430,8 @@ def test_the_demo_tells_the_story_and_leaves_nothing(command: Command, tmp_path:
     assert list(tmp_path.iterdir()) == []
     assert command("demo", "--keep", "kept").code == 0
     assert command("--db", "sqlite:///kept/threadledger.db", "list", "-o", "json").json[0]["key"] == "customer-42"
+    written = command("--db", "sqlite:///kept/threadledger.db", "events", "-o", "json").json
+    assert {each["data"].get("actor") for each in written} == {"cli:tester"}
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
