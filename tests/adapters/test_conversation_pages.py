@@ -51,6 +51,7 @@ def pages(ledger, between=lambda: None, limit=2, **filters):
     while True:
         page = ledger.conversations(limit=limit, after=after, **filters)
         assert len(page) <= limit
+        assert len(found) < 200, "the pages do not end"
         found.append(keys(page))
         after = page.cursor
         if after is None:

@@ -143,6 +143,22 @@ def test_writers_that_describe_at_once_lose_nothing_of_each_other(open_any_store
     assert described(ledgers[0]) == Description("T", "anna", ("a",), False, {"a": 1})
 
 
+def test_what_another_writer_says_between_reading_and_writing_is_compared_again(open_any_store, monkeypatch):
+    ledger, other = open_any_store(), open_any_store()
+    ledger.conversation("k").describe(title="T", metadata={"a": 1})
+    commit, waiting = ledger.journal.commit, [True]
+
+    def commit_later(*given, **options):
+        if waiting.pop() if waiting else False:
+            other.conversation("k").describe(title="U", owner="ben")
+        return commit(*given, **options)
+
+    monkeypatch.setattr(ledger.journal, "commit", commit_later)
+    found = ledger.conversation("k").describe(owner="ben", tags=["x"])
+    assert found == described(ledger) == Description("U", "ben", ("x",), False, {"a": 1})
+    assert ledger.conversation("k").events()[-1].owner is None
+
+
 def test_an_actor_is_recorded_and_the_asynchronous_ledger_describes_too(tmp_path):
     url = f"sqlite:///{tmp_path / 'x.db'}"
 
