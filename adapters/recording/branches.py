@@ -24,7 +24,7 @@ from .histories import NOT_SENT, HistoryPlace, continues, is_same, place_in
 if TYPE_CHECKING:
     from threadledger.domain.memory.tree import TreeMessage
 
-TREE_MESSAGES_MAX = 2_000
+TREE_MESSAGES_MAX = 10_000
 """Number of messages up to which all branches of a conversation are read, also for a short history."""
 
 HISTORIES_PER_TREE = 2
