@@ -350,7 +350,10 @@ def _journaled(state: ConversationState, event: e.MessageJournaled) -> None:
         return
     abandoned = state.abandoned.pop(exchange_id, None)
     if abandoned is None:
-        state.open_exchanges[exchange_id] = _opened(state, exchange_id, event.message_id, state.last_at)
+        exchange = _opened(state, exchange_id, event.message_id, state.last_at)
+        if event.parent_version is not None:
+            exchange = updated(exchange, tail_version=event.originator_version)
+        state.open_exchanges[exchange_id] = exchange
     else:  # it continues with what its runs left
         state.last_exchange_id = exchange_id
         state.open_exchanges[exchange_id] = updated(abandoned, unanswered=True, active_at=state.last_at)

@@ -35,7 +35,7 @@ IN_DOUBT = "[it is unknown whether the tool has done its work: the process that 
 
 
 @dataclass
-class Turn:
+class CallTurn:
     """Hold the newest tool calls of an exchange: what was decided, and what has a result."""
 
     said: Message | None = None
@@ -91,15 +91,15 @@ def waiting_answer(journal: Journal, key: str, exchange_id: str) -> Answer:
     )
 
 
-def turn_of(journal: Journal, key: str, exchange_id: str, after: int) -> Turn:
+def turn_of(journal: Journal, key: str, exchange_id: str, after: int) -> CallTurn:
     """Return the newest tool calls of an exchange, read from a version before its question."""
-    turn = Turn()
+    turn = CallTurn()
     for event in journal.history(key, after=max(after, 0)):
         match event:
             case e.MessageJournaled(exchange_id=own) if own == exchange_id:
                 message = restore_message(event)
                 if message.calls():
-                    turn = Turn(message)
+                    turn = CallTurn(message)
                 elif message.tool_call_id is not None:
                     turn.results.add(message.tool_call_id)
             case e.ToolCallDecided(exchange_id=own) if own == exchange_id:
@@ -112,9 +112,9 @@ def turn_of(journal: Journal, key: str, exchange_id: str, after: int) -> Turn:
 
 
 def use_decided(
-    turn: Turn, run_id: str, tools: Mapping[str, ToolFunction], read_only: tuple[str, ...]
+    turn: CallTurn, run_id: str, tools: Mapping[str, ToolFunction], read_only: tuple[str, ...]
 ) -> Effects[list[Message]]:
-    """Use the tools of the calls that have no result yet, and return the results; a rejected call is not used.
+    """Call the functions of the calls that have no result yet, and return the results; a rejected call has none.
 
     A tool that an earlier run may have used is used again only if it is read-only.
     """

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ..journal import Journal
     from ..memory import Memory
     from ..threads import PreparedThread
-    from .approvals import Turn
+    from .approvals import CallTurn
     from .backend import BackendRequest, ToolFunction
     from .policy import Candidate
 
@@ -62,7 +62,7 @@ class Mode:
     """Function that creates what records the runs; None records them as this mode says."""
     ending: Sequence[Message] = ()
     """Messages that the backend is sent after the memory; they are part of no record."""
-    turn: Callable[[], Turn] | None = None
+    turn: Callable[[], CallTurn] | None = None
     """Function that returns the tool calls that were decided, which each run uses before it calls the backend."""
     branch: BranchPoint | None = None
     """Where the runs' messages are journaled aside; None journals them at the end."""

@@ -118,7 +118,13 @@ def test_a_cursor_of_another_list_is_refused_and_so_is_a_text_that_is_none(ledge
 
 
 @settings(max_examples=20)
-@given(key=st.lists(st.integers() | st.text(), max_size=3), filters=st.dictionaries(st.text(), st.text(), max_size=2))
+@given(
+    key=st.lists(
+        st.integers(-(2**63) + 1, 2**63 - 1) | st.text(st.characters(exclude_characters="\0", codec="utf-8")),
+        max_size=3,
+    ),
+    filters=st.dictionaries(st.text(), st.text(), max_size=2),
+)
 def test_a_cursor_is_read_as_it_was_written(key, filters):
     assert list(place_in(cursor_of(key, filters), filters)) == key
 

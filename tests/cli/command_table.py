@@ -14,6 +14,8 @@ import click
 
 KEY = "customer-1"
 RUN = "aaaa1111"
+MESSAGE = "message-customer-1-1"
+"""Id of the first question of the story."""
 PROFILE = "71d1e4"
 """Beginning of the hash of the profile of the story."""
 ATTACHMENT = b"An attachment."
@@ -53,6 +55,16 @@ TABLE: dict[tuple[str, ...], Entry] = {
     ("show",): Entry(("show", KEY), reads=True),
     ("diff",): Entry(("diff", KEY, "2.."), reads=True),
     ("fork",): Entry(("fork", KEY, "another-key"), reaches_the_provider=True),
+    ("message", "edit"): Entry(("message", "edit", KEY, MESSAGE, "Another."), reaches_the_provider=True),
+    ("message", "regenerate"): Entry(("message", "regenerate", KEY), runs_a_model=True, reaches_the_provider=True),
+    ("message", "retract"): Entry(("message", "retract", KEY, MESSAGE), reaches_the_provider=True),
+    ("message", "pin"): Entry(("message", "pin", KEY, MESSAGE)),
+    ("message", "rate"): Entry(("message", "rate", KEY, MESSAGE, "1")),
+    ("branch", "list"): Entry(("branch", "list", KEY), reads=True),
+    ("branch", "select"): Entry(("branch", "select", KEY, MESSAGE), reaches_the_provider=True),
+    ("call", "approve"): Entry(("call", "approve", KEY, "call_1"), runs_a_model=True, reaches_the_provider=True),
+    ("call", "reject"): Entry(("call", "reject", KEY, "call_1"), runs_a_model=True, reaches_the_provider=True),
+    ("compact",): Entry(("compact", KEY, "--keep-last", "1"), runs_a_model=True, reaches_the_provider=True),
     ("events",): Entry(("events", KEY), reads=True),
     ("audit", "failures"): Entry(("audit", "failures"), reads=True),
     ("audit", "groups"): Entry(("audit", "groups"), reads=True),

@@ -87,6 +87,9 @@ def test_ask_in_json_has_the_promised_keys(command: Command, provider: Any) -> N
         "failures",
         "version",
         "usage",
+        "message_id",
+        "selected",
+        "pending",
         "dropped",
         "losses",
     ]

@@ -42,7 +42,7 @@ def test_profiles_are_listed_as_table_as_json_and_in_pages(command: Callable[...
     page = command("profile", "list", "--limit", "1", "--cursor", "-o", "json").json
     assert page["items"] == listed[:1]
     assert command("profile", "list", "--after", page["next_cursor"], "-o", "json").json == listed[1:]
-    assert f"add --after {page['next_cursor']}" in command("profile", "list", "--limit", "1").err
+    assert f"--after {page['next_cursor']}" in command("profile", "list", "--limit", "1").err
 
 
 @pytest.mark.usefixtures("defined")
