@@ -93,6 +93,7 @@ def test_a_head_of_an_earlier_version_is_complete_too(ledger, any_database):
         ledger.conversation(key).describe(title="T")
     assert described(ledger) == Description("T", metadata={"a": 1})
     assert described(ledger, "plain") == Description("T")
+    assert {each.key: each.description.title for each in ledger.conversations()} == {"k": "T", "plain": "T"}
     assert list(ledger.check()) == []
 
 
