@@ -183,7 +183,7 @@ def as_plain(said: Sequence[Said], blank: bool) -> list[dict[str, Any]] | None:
 
 def _whole(log: EventLog, stream: str, version: int, path: str | None) -> Memory:
     texts = Texts()
-    with suppress(msgspec.MsgspecError):  # a page has something else
+    with suppress(msgspec.MsgspecError, UnicodeDecodeError):  # a page has something else, or is damaged
         if log.read_usual(stream, version, _USUAL, texts.take):
             return Memory.of_source(texts, version, path, opening_version=texts.opening_version())
     from .message_rows import whole
