@@ -241,7 +241,7 @@ def is_wanted(state, filters):
 
 
 @pytest.mark.parametrize("new_url", ["sqlite", "postgresql"], indirect=True)
-@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(first=WRITES, then=WRITES, filters=st.lists(FILTERS, min_size=1, max_size=3), limit=st.integers(1, 3))
 def test_any_list_holds_what_its_filters_say_when_it_catches_up_and_when_it_is_built(
     new_url, open_store_on, first, then, filters, limit
@@ -275,7 +275,7 @@ CHANGES = st.lists(st.tuples(st.sampled_from(["say", "describe", "new"]), st.int
 
 
 @pytest.mark.parametrize("new_url", ["sqlite", "postgresql"], indirect=True)
-@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     first=st.lists(DESCRIBED, min_size=3, max_size=8),
     between=st.lists(CHANGES, max_size=5),
