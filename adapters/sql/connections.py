@@ -395,6 +395,8 @@ class Kind(ABC):
     """Payload and time of an event `e` as bytes, and what else its check needs: position, id as 16 bytes, and leaf."""
     head_columns: str
     """State and `due_at` of the head `s` of a stream as bytes."""
+    generation: str
+    """Generation of the stream `s`, whose state begins with it if it is not 0; a number of no generation if it was deleted."""
     place_in: str
     """Function for the place of a text in another one, from 1; 0 if it is not there."""
     reading: Mapping[str, Any] = {}
@@ -479,11 +481,9 @@ MARKS = " OR ".join(
 )
 """Condition for events that change which earlier messages are in memory: they have an index of their own.
 
-Some are not written yet. SQLite would build a table of the values of an `IN` for each append.
+SQLite would build a table of the values of an `IN` for each append.
 """
 
-GENERATION = 0
-"""Generation of the key of a conversation. A deleted conversation will start again with the next one."""
 
 
 def split_id(event_id: bytes | str) -> tuple[bytes | None, str | None]:

@@ -11,7 +11,7 @@ from typing import Any
 from threadledger.domain.journal import StoredRow
 from threadledger.domain.journal.blobs import missing, referred
 
-from .connections import GENERATION, Cursor
+from .connections import Cursor
 
 _INSERT_KEY = "INSERT INTO idempotency_keys (stream, generation, key, version, fingerprint) VALUES (?, ?, ?, ?, ?)"
 _INSERT_ADDRESS = "INSERT INTO addresses (address, stream, version) VALUES (?, ?, ?)"
@@ -29,7 +29,7 @@ def noted(rows: Iterable[StoredRow], numbers: Mapping[str, int]) -> Iterator[tup
             continue
         number, version = numbers[str(row.originator_id)], row.originator_version
         if row.idempotency_key is not None:
-            keys.append((number, GENERATION, row.idempotency_key, version, row.fingerprint))
+            keys.append((number, row.generation, row.idempotency_key, version, row.fingerprint))
         addresses += [(address, number, version) for address in row.addresses]
     if keys:
         yield _INSERT_KEY, keys

@@ -20,7 +20,6 @@ from threadledger.domain.journal.blobs import missing, referred
 
 from .addresses import hosts, pooled
 from .connections import (
-    GENERATION,
     LOCK_TIMEOUT_SECONDS,
     MARKS,
     AllInUse,
@@ -81,8 +80,9 @@ WITH given AS (
 
 _APPEND_NOTES = """, keyed AS (
     INSERT INTO idempotency_keys (stream, generation, key, version, fingerprint)
-    SELECT stream, %s::int, key, k.version, fingerprint
-    FROM unnest(%s::text[], %s::text[], %s::bigint[], %s::bytea[]) AS k (name, key, version, fingerprint)
+    SELECT stream, generation, key, k.version, fingerprint
+    FROM unnest(%s::int[], %s::text[], %s::text[], %s::bigint[], %s::bytea[])
+        AS k (generation, name, key, version, fingerprint)
     JOIN stored USING (name)
 ), addressed AS (
     INSERT INTO addresses (address, stream, version)
@@ -334,7 +334,7 @@ def _notes(rows: Sequence[StoredRow], *, always: bool) -> list[str]:
     if not keyed and not addressed and not always:
         return []
     return [
-        str(GENERATION),
+        _array([row.generation for row in keyed]),
         _array([str(row.originator_id) for row in keyed]),
         _array([row.idempotency_key for row in keyed]),
         _array([row.originator_version for row in keyed]),
@@ -357,6 +357,10 @@ class PostgreSQL(Kind):
     row_columns = f"e.position, s.name, e.version, e.topic, {payload}, {event_id}, e.at, e.schema"
     usual_columns = f"{payload}, convert_to(e.at, 'UTF8'), e.position, uuid_send(e.id), e.leaf"
     head_columns = "convert_to(s.snapshot, 'UTF8'), convert_to(s.due_at, 'UTF8')"
+    generation = (
+        "CASE WHEN left(s.snapshot, 14) = '{\"generation\":' THEN CAST(split_part(substr(s.snapshot, 15, 20), ',', 1) AS int) "
+        "WHEN left(s.snapshot, 10) = '{\"deleted\"' THEN -1 ELSE 0 END"
+    )
     place_in = "strpos"
     reading = MappingProxyType({"binary": True})  # as texts, bytes have twice their size
     begin_read = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"

@@ -36,7 +36,7 @@ from threadledger.domain.journal import (
     refuse_changed,
 )
 
-from .connections import GENERATION, MARKS, DamagedDatabase, Prefixes, Topics, checked, match_leaves, number_in
+from .connections import MARKS, DamagedDatabase, Prefixes, Topics, checked, match_leaves, number_in
 from .database import Database
 from .group_commit import stored_positions
 from .schema import SCHEMA_VERSION, open_schema
@@ -60,11 +60,11 @@ _read_ends: Callable[[], Callable[..., tuple[StreamHead, Sequence[Sequence[Any]]
 _HEAD = "SELECT name, version, state_schema, snapshot, due_at FROM streams"
 _BY_KEY = (
     "FROM events e JOIN streams s USING (stream) JOIN idempotency_keys k ON k.stream = e.stream AND k.version = e.version "
-    f"WHERE s.name = ? AND k.generation = {GENERATION} AND k.key = ?"
+    "WHERE s.name = ? AND k.generation = {generation} AND k.key = ?"
 )
 _FINGERPRINTS = (
     "SELECT s.name, k.key, k.fingerprint FROM streams s "
-    f"JOIN idempotency_keys k ON k.stream = s.stream AND k.generation = {GENERATION}"
+    "JOIN idempotency_keys k ON k.stream = s.stream AND k.generation = {generation}"
 )
 _NEWEST = "(SELECT max(e.version) FROM events e WHERE e.stream = streams.stream)"
 
@@ -191,7 +191,8 @@ class Recorder(ApplicationRecorder):
         """Return the idempotency keys of streams with their fingerprints; see `EventLog.fingerprints`."""
         for begin in range(0, len(streams), PAGE_STREAMS):
             names = streams[begin : begin + PAGE_STREAMS]
-            query = f"{_FINGERPRINTS} WHERE s.name IN ({', '.join('?' for _ in names)})"
+            found = _FINGERPRINTS.format(generation=self._database.kind.generation)
+            query = f"{found} WHERE s.name IN ({', '.join('?' for _ in names)})"
             yield from self._database.query(query, names)
 
     def version_at(self, stream: str, at: str, changed: OnChange | None = None) -> int:
@@ -252,21 +253,28 @@ class Recorder(ApplicationRecorder):
         after = prefix[:-1] + chr(ord(prefix[-1]) + 1)
         return f"{query} {name} >= ? AND {name} < ? ORDER BY {name if order == 'name' else order}", (prefix, after)
 
-    def select_versions(self, prefix: str) -> Iterator[tuple[str, int]]:
+    def select_versions(self, prefix: str, unless: str = "") -> Iterator[tuple[str, int]]:
         """Yield (name, version) of the streams with this prefix, oldest first; omits the much larger states.
 
         They are read page by page in the order of their numbers, not by the index on names: a damaged one would lose
-        names.
+        names. Streams whose state begins with the text `unless` are left out.
         """
-        query = "SELECT stream, name, version FROM streams WHERE stream > ? ORDER BY stream LIMIT ?"
+        begin = f"substr(snapshot, 1, {len(unless)})"
+        query = f"SELECT stream, name, version, {begin} FROM streams WHERE stream > ? ORDER BY stream LIMIT ?"
         after = 0
         while page := self._database.query(query, (after, PAGE_STREAMS)):
-            yield from ((name, version) for _, name, version in page if str(name).startswith(prefix))
+            for _, name, version, state in page:
+                if str(name).startswith(prefix) and (not unless or state != unless):
+                    yield name, version
             after = page[-1][0]
 
-    def select_first(self, prefix: str, limit: int) -> Sequence[tuple[str, int]]:
-        """Return (name, version) of the first `limit` streams with this prefix, sorted by name; the others are not read."""
-        query, values = self._named("SELECT name, version FROM streams WHERE", prefix, "name")
+    def select_first(self, prefix: str, limit: int, unless: str = "") -> Sequence[tuple[str, int]]:
+        """Return (name, version) of the first `limit` streams with this prefix, sorted by name; the others are not read.
+
+        Streams whose state begins with the text `unless` are left out.
+        """
+        left_out = f"substr(snapshot, 1, {len(unless)}) <> '{unless}' AND" if unless else ""
+        query, values = self._named(f"SELECT name, version FROM streams WHERE {left_out}", prefix, "name")
         return [(name, version) for name, version in self._database.query(f"{query} LIMIT ?", (*values, limit))]
 
     def heads_of(self, streams: Sequence[str]) -> Sequence[StreamHead]:
@@ -278,7 +286,7 @@ class Recorder(ApplicationRecorder):
 
     def select_keyed(self, stream: str, idempotency_key: str) -> Row | None:
         """Return the event of a stream that was stored with an idempotency key, or None."""
-        query = f"SELECT {self._database.kind.row_columns}, e.leaf {_BY_KEY}"
+        query = f"SELECT {self._database.kind.row_columns}, e.leaf {_BY_KEY.format(generation=self._database.kind.generation)}"
         found = rows_of(self._database, query, (stream, idempotency_key))
         return next(checked(found, refuse_changed), None)
 

@@ -252,6 +252,10 @@ class SQLite(Kind):
     row_columns = f"e.position, s.name, e.version, e.topic, {payload}, {event_id}, e.at, e.schema"
     usual_columns = f"{payload}, CAST(e.at AS BLOB), e.position, e.id, e.leaf"
     head_columns = "CAST(s.snapshot AS BLOB), CAST(s.due_at AS BLOB)"
+    generation = (
+        "CASE WHEN substr(s.snapshot, 1, 14) = '{\"generation\":' THEN CAST(substr(s.snapshot, 15, 20) AS INTEGER) "
+        "WHEN substr(s.snapshot, 1, 10) = '{\"deleted\"' THEN -1 ELSE 0 END"
+    )
     place_in = "instr"
     begin_read = "BEGIN"
     begin_write = "BEGIN IMMEDIATE"  # a deferred BEGIN fails at once if it writes after another writer committed

@@ -1,4 +1,4 @@
-"""Apply the events of a conversation with branches or pins to its state."""
+"""Apply the events of a conversation with branches or pins to its state, and those that end and restart a deleted one."""
 
 from __future__ import annotations
 
@@ -59,9 +59,27 @@ def _pinned(state: ConversationState, event: e.MessagePinned) -> None:
     state.pins = pins or None
 
 
+def _deleted(state: ConversationState, event: e.ConversationDeleted) -> None:
+    """Forget everything but the place in the log. Memory is read along a path from now on, which ends at the deletion."""
+    version, generation = event.originator_version, (state.generation or 0) + 1
+    kept = {"key": state.key, "version": state.version, "last_at": state.last_at}
+    state.__dict__ = vars(ConversationState()) | kept
+    state.deleted, state.generation, state.deleted_version = True, generation, version
+    state.described = {}
+    state.path_hash, state.has_parts, state.end_version = EMPTY_PATH, False, 0
+    state.cut_version = state.path_version = state.mark_version = state.fork_version = version
+
+
+def _restarted(state: ConversationState, event: e.ConversationStarted) -> None:
+    state.deleted = None
+    state.described = {"metadata": event.originator_version} if event.metadata else {}
+
+
 BRANCH_CHANGES: dict[type[e.Event], Callable[[ConversationState, Any], None]] = {
     e.MessageJournaled: _aside,
     e.BranchSelected: _selected,
     e.MemoryCompacted: _compacted,
     e.MessagePinned: _pinned,
+    e.ConversationDeleted: _deleted,
+    e.ConversationStarted: _restarted,
 }

@@ -81,14 +81,16 @@ class Conversation:
         parent_key: str | None = None,
         parent_version: int | None = None,
         actor: str | None = None,
+        deleted: ConversationState | None = None,
     ) -> Self:
-        """Create a conversation. `actor` is who causes its events from now on.
+        """Create a conversation. `actor` is who causes its events from now on; `deleted` is the state of a deleted key.
 
         Raises:
             InvalidKey: see `stream_of`.
             InvalidInput: the metadata is not JSON, or too large.
         """
-        conversation = cls(stream_of(key), ConversationState(), actor)
+        state = ConversationState() if deleted is None else deleted
+        conversation = cls(stream_of(key), state, actor)
         metadata_json = plain_json(metadata or {}, "the metadata")
         if len(metadata_json.encode()) > METADATA_BYTES_MAX:
             raise InvalidInput(f"the metadata of {key!r} exceeds {METADATA_BYTES_MAX:,} bytes: store it elsewhere")
@@ -98,6 +100,7 @@ class Conversation:
             metadata=json.loads(metadata_json),  # a copy, because the caller may change the original
             parent_key=parent_key,
             parent_version=parent_version,
+            generation=state.generation or 0,
         )
         return conversation
 
@@ -426,15 +429,14 @@ class Conversation:
                 message = "the process that ran it stopped before the run ended"
                 self.fail_run(run_id, Failure(status="interrupted", message=message))
 
-    def interrupt(self) -> None:
-        """Close the open runs and abandon their exchanges in favour of a newer question."""
-        reason = "a newer question took its place"
+    def interrupt(self, code: str = "superseded", reason: str = "a newer question took its place") -> None:
+        """Close the open runs and abandon their exchanges, by default in favour of a newer question."""
         for exchange in list(self.state.open_exchanges.values()):
             for call_id, decision in (exchange.waits_for or {}).items():
                 if not decision:
                     self.decide_call(call_id, approved=False, reason=reason)
         for run_id in list(self.state.open_runs):
-            self.fail_run(run_id, Failure("interrupted", code="superseded", message=reason))
+            self.fail_run(run_id, Failure("interrupted", code=code, message=reason))
         for exchange_id in list(self.state.open_exchanges):
             self.abandon(exchange_id, reason)
 
@@ -544,6 +546,13 @@ class Conversation:
         self._record(
             e.MessageRated, message_id=message_id, message_version=version, score=float(score), comment=comment
         )
+
+    def delete(self, reason: str = "") -> None:
+        """End the conversation; shadow runs that are open are closed. `be_free` closes what others left open."""
+        check_texts(reason=reason)
+        for run_id in list(self.state.shadow_runs):
+            self.fail_run(run_id, Failure("interrupted", code=DELETED, message=WAS_DELETED))
+        self._record(e.ConversationDeleted, reason=reason)
 
     def clear_memory(self, reason: str = "") -> None:
         """Empty the memory as of now; the log is unchanged."""
@@ -691,6 +700,9 @@ def _attached(message: Message) -> list[str]:
 
     return blobs_of(message)
 
+
+DELETED, WAS_DELETED = "deleted", "the conversation was deleted"
+"""Code and message of the failure of a run that a deletion closed."""
 
 SUPERSEDED_TOO = "its run's answer was superseded by a rerun's"
 TOO_LATE = "used by a rerun that got no answer, where the conversation has gone on"

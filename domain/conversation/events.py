@@ -45,6 +45,8 @@ class ConversationStarted(Event, frozen=True, kw_only=True):
     metadata: JSON = field(default_factory=dict)
     parent_key: str | None = None
     parent_version: int | None = None
+    generation: int = 0
+    """Number of conversations of this key that were deleted before: the stream continues after `ConversationDeleted`."""
 
 
 class ConversationDescribed(Event, frozen=True, kw_only=True):
@@ -57,6 +59,15 @@ class ConversationDescribed(Event, frozen=True, kw_only=True):
     archived: bool | None = None
     metadata: JSON | None = None
     """The whole metadata; the first value is that of `ConversationStarted`."""
+
+
+class ConversationDeleted(Event, frozen=True, kw_only=True):
+    """Record that a conversation was deleted: what came before is read only by an audit, and remains in the log.
+
+    The next event of the stream starts another conversation with the same key.
+    """
+
+    reason: str = ""
 
 
 class MessageJournaled(Event, frozen=True, kw_only=True):
@@ -508,6 +519,7 @@ EVENTS: dict[str, type[Event]] = {
     for event in (
         ConversationStarted,
         ConversationDescribed,
+        ConversationDeleted,
         MessageJournaled,
         RunStarted,
         RunCompleted,

@@ -126,6 +126,12 @@ class ThreadLink(_Part):
 class ConversationState:
     """Hold the decision state of one conversation."""
 
+    deleted: bool | None = None
+    """True if the conversation was deleted and its key was not used again. These three fields are of deleted keys only."""
+    generation: int | None = None
+    """Number of conversations of this key that were deleted; None is none."""
+    deleted_version: int | None = None
+    """Version of the newest deletion: what is older belongs to an earlier conversation, and only an audit reads it."""
     described: JSON | None = None
     """What `description.py` needs: `owner` and `archived`, if set, and the versions of the events with the newest title, tags
     and metadata. None if it is unknown. It and `unanswered` come first: the view of conversations looks at the beginning."""
@@ -261,14 +267,20 @@ _KINDS = (
 _OF_FEW = (*("pending", "fork_version", "asides", "selected_version", "compacted_version", "aside_path", "pins"),)
 """Fields that only a conversation with branches, pins or pending calls has; elsewhere a state has none of them."""
 
-_MAY_BE_UNKNOWN = ("described", "path_hash", "path_version", "has_parts", "end_version", "mark_version", *_OF_FEW)
+_OF_GENERATIONS = ("deleted", "generation", "deleted_version")
+"""Fields that only the state of a key has that was deleted. They come first, where queries look."""
+
+_MAY_BE_UNKNOWN = (
+    *("described", "path_hash", "path_version", "has_parts", "end_version", "mark_version"),
+    *(*_OF_FEW, *_OF_GENERATIONS),
+)
 """Fields that a snapshot lacks if they are not known."""
 
 _IN_LISTS = ("written_at", "description")
 """Fields that are in no snapshot."""
 
 _NAMES = tuple(each.name for each in fields(ConversationState) if each.name not in _IN_LISTS)
-_USUAL_NAMES = tuple(name for name in _NAMES if name not in _OF_FEW)
+_USUAL_NAMES = tuple(name for name in _NAMES if name not in (*_OF_FEW, *_OF_GENERATIONS))
 
 
 def _completed(stored: JSON) -> JSON:
@@ -308,7 +320,9 @@ def evolve(state: ConversationState, event: e.Event) -> ConversationState:
 
 def _started(state: ConversationState, event: e.ConversationStarted) -> None:
     state.key = event.key
-    if event.originator_version == 1:
+    if state.deleted:
+        _of_branches(state, event)
+    elif event.originator_version == 1:
         state.path_hash, state.path_version, state.has_parts = EMPTY_PATH, 1, False
         state.end_version = state.mark_version = 0
         state.described = {"metadata": 1} if event.metadata else {}
@@ -523,7 +537,7 @@ def _cleared(state: ConversationState, event: e.MemoryCleared) -> None:
 
 
 def _of_branches(state: ConversationState, event: e.Event) -> None:
-    """Apply an event that only a conversation with branches or pins has; others do not load the module."""
+    """Apply an event that only a conversation with branches or pins has, or a deleted one; others do not load the module."""
     from .branch_state import BRANCH_CHANGES
 
     BRANCH_CHANGES[type(event)](state, event)
@@ -566,6 +580,7 @@ _CHANGES: dict[type[e.Event], Callable[[ConversationState, Any], None]] = {
     e.MessageRetracted: _retracted,
     e.MemoryCleared: _cleared,
     e.RerunAccepted: _accepted,
+    e.ConversationDeleted: _of_branches,
     e.BranchSelected: _of_branches,
     e.MemoryCompacted: _of_branches,
     e.MessagePinned: _of_branches,

@@ -30,7 +30,7 @@ def expect(conversation: Conversation, version: int) -> None:
         raise InvalidInput(
             f"expected_version={version!r} is no version: give a whole number, 0 if there is nothing yet"
         )
-    stored = conversation.version - len(conversation.pending)
+    stored = 0 if conversation.pending else conversation.version  # what is pending is its start
     if stored != version:
         raise ConversationChanged(
             f"{conversation.state.key!r} has version {stored}, not {version}: nothing was written; read what is new, then "

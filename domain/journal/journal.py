@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from functools import cached_property
-from itertools import islice
+from itertools import islice, takewhile
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 from eventsourcing.application import Application
@@ -31,8 +32,8 @@ from ..faces import on_first_use
 from ..ids import new_id, now, to_iso
 from ..limits import RUN_ENDING_CHARS_MIN
 from .observers import WATCHED, RunLog, SeenRun, Watch, run_logger
-from .ports import Also, Appending, EventLog, StreamHead
-from .rows import EventMapper, OnChange, PlainJSON, indexed, refuse_changed, restore
+from .ports import DELETED, OF_GENERATIONS, Also, Appending, EventLog, StreamHead
+from .rows import EventMapper, OnChange, PlainJSON, Row, indexed, refuse_changed, restore
 
 # Modules that only some methods need (decisions, memory, the fold of exchanges) are imported inside these methods.
 if TYPE_CHECKING:
@@ -141,14 +142,31 @@ class Journal(Application[str]):
             raise InvalidInput(
                 f"{after} is no version of a conversation: versions count from 1; pass the one after which to begin, or 0 for all"
             )
-        return map(restore, self._log.stream_rows(stream_of(key), after, upto, changed=refuse_changed))
+        stream = stream_of(key)
+        if after and upto is not None:  # versions of this conversation
+            return map(restore, self._log.stream_rows(stream, after, upto, changed=refuse_changed))
+        return map(restore, self._rows_of(stream, after, upto))
+
+    def _rows_of(self, stream: str, after: int, upto: int | None, first: bool = False) -> Iterator[Row]:
+        """Yield the rows of a conversation, or only the `first` one; nothing of the deleted ones that had its key."""
+        head = self._log.select_head(stream, refuse_changed)
+        if head is not None:
+            if head.state.startswith(OF_GENERATIONS):
+                from .generations import floor_of
+
+                after = max(after, floor_of(head))
+            end = after + 1 if first else head.version if upto is None else upto
+            yield from self._log.stream_rows(stream, after, min(end, head.version), changed=refuse_changed)
 
     def newest(self, key: str, upto: int | None = None) -> Iterator[e.Event]:
         """Yield a conversation's events, newest first: a few, then twice as many, and so on, for a reader that stops.
 
         `upto` is the version to begin with, by default the newest.
         """
-        stream, page = stream_of(key), PAGE_NEWEST_FIRST
+        return takewhile(lambda event: type(event) is not e.ConversationDeleted, self._newest(stream_of(key), upto))
+
+    def _newest(self, stream: str, upto: int | None = None) -> Iterator[e.Event]:
+        page = PAGE_NEWEST_FIRST
         head = self._log.select_head(stream, refuse_changed) if upto is None else None
         upto = upto or (head.version if head is not None else 0)
         while upto > 0:
@@ -161,10 +179,15 @@ class Journal(Application[str]):
 
     def parent(self, key: str) -> tuple[str, int] | None:
         """Return the key and version of the conversation that this one was forked from, or None if it is not a fork."""
-        first = next(self.history(key, upto=1), None)
-        if not isinstance(first, e.ConversationStarted) or first.parent_key is None:
+        first = self.start_of(key)
+        if first is None or first.parent_key is None:
             return None
         return first.parent_key, first.parent_version or 0
+
+    def start_of(self, key: str) -> e.ConversationStarted | None:
+        """Return the event with which a conversation started; None if it does not exist."""
+        first = next(map(restore, self._rows_of(stream_of(key), 0, None, first=True)), None)
+        return first if isinstance(first, e.ConversationStarted) else None
 
     def keep(self, message: Message, known: Collection[str] = ()) -> Message:
         """Store the data inside a message as blobs and return the message with their addresses.
@@ -221,7 +244,7 @@ class Journal(Application[str]):
         from .places import Places
 
         head = self._log.select_head(stream_of(key), refuse_changed)
-        if head is None:
+        if head is None or head.state.startswith(DELETED):
             raise _not_found(key)
         return Places(self._log, head, key)
 
@@ -308,7 +331,8 @@ class Journal(Application[str]):
 
         stream = stream_of(key)
         head = self._log.select_head(stream)
-        return Conversation(stream, self.state_of(head), self.actor) if head is not None else None
+        state = self.state_of(head) if head is not None else None
+        return Conversation(stream, state, self.actor) if state is not None and not state.deleted else None
 
     def require(self, key: str) -> Conversation:
         """Load a conversation that must exist.
@@ -345,10 +369,14 @@ class Journal(Application[str]):
         decided: list[e.Event] = []
 
         def decide_append(head: StreamHead | None) -> Appending:
-            if head is None and not create:
-                raise _not_found(key)
             state = self.state_of(head) if head is not None else None
-            conversation = kind.start(key, actor=self.actor) if state is None else kind(stream, state, self.actor)
+            is_new = state is None or state.deleted
+            if is_new and not create:
+                raise _not_found(key)
+            if state is None or is_new:
+                conversation = kind.start(key, actor=self.actor, deleted=state)
+            else:
+                conversation = kind(stream, state, self.actor)
             if head is not None and state is not None and state.fork_version is not None:
                 from .places import far_end
 
@@ -521,12 +549,14 @@ class Journal(Application[str]):
 
     def keys_in_order(self) -> Iterator[str]:
         """Yield the keys of all conversations, oldest first, read page by page."""
-        return (key_of(stream) for stream, _ in self._log.select_versions(CONVERSATION))
+        return (key_of(stream) for stream, _ in self._log.select_versions(CONVERSATION, DELETED))
 
     def versions(self, limit: int | None = None) -> Iterator[tuple[str, int]]:
         """Yield (key, version) pairs of all conversations, oldest first, read page by page; of the first `limit` by key."""
         found = (
-            self._log.select_versions(CONVERSATION) if limit is None else self._log.select_first(CONVERSATION, limit)
+            self._log.select_versions(CONVERSATION, DELETED)
+            if limit is None
+            else self._log.select_first(CONVERSATION, limit, DELETED)
         )
         return ((key_of(stream), version) for stream, version in found)
 
@@ -538,7 +568,8 @@ class Journal(Application[str]):
         """Yield the heads of those of these conversations that exist, in their order, read page by page."""
         remaining = iter(keys)
         while streams := [stream_of(key) for key in islice(remaining, PAGE_STATES)]:
-            found = {head.stream: head for head in self._log.heads_of(streams)}
+            heads = (head for head in self._log.heads_of(streams) if not head.state.startswith(DELETED))
+            found = {head.stream: head for head in heads}
             yield from (found[stream] for stream in streams if stream in found)
 
     def versions_of(self, keys: Iterable[str]) -> dict[str, int]:
@@ -573,10 +604,13 @@ class Journal(Application[str]):
         state = conversation.state
         due_at = state.next_deadline
         head = StreamHead(conversation.id, state.version, STATE_SCHEMA, state.as_json(), due_at, decoded)
-        return Appending([self._mapper.to_stored_event(event) for event in pending], [head])
+        rows = [self._mapper.to_stored_event(event) for event in pending]
+        if state.generation is not None:
+            rows = [dataclasses.replace(row, generation=state.generation) for row in rows]
+        return Appending(rows, [head])
 
     def _start_of(self, stream: str, run_id: str) -> e.RunStarted | None:
-        starts = (event for event in self.newest(key_of(stream)) if isinstance(event, e.RunStarted))
+        starts = (event for event in self._newest(stream) if isinstance(event, e.RunStarted))
         return next((event for event in starts if event.run_id == run_id), None)
 
     def _question_of(self, run: SeenRun) -> str | None:

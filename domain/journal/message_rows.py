@@ -98,8 +98,8 @@ def _opening_version(said: Sequence[Row]) -> int:
 
 _OTHERS = frozenset(MEMORY_TOPICS) - {MESSAGE}
 
-_MOVING = frozenset({ACCEPTED, *BRANCHING})
-"""Events after which messages may be in another order than in the journal."""
+_MOVING = frozenset({ACCEPTED, *BRANCHING, e.ConversationDeleted.__name__})
+"""Events after which messages may be in another order than in the journal, or nothing before them is left."""
 
 
 def _is_needed(row: Row) -> bool:

@@ -41,6 +41,7 @@ OPENING_VERSION = 2
 """Version whose row is read from the beginning: a conversation starts, then usually the user speaks."""
 
 RUN_STARTED = e.RunStarted.__name__
+DELETED = e.ConversationDeleted.__name__
 REMOVING = (e.MessageRetracted.__name__, e.MemoryCleared.__name__, ACCEPTED)
 """Events that remove messages from memory."""
 
@@ -81,7 +82,7 @@ def path_hash(log: EventLog, stream: str, version: int, leaf: int | None = None,
             started = restore(row)
             if isinstance(started, e.RunStarted) and started.path_hash:
                 checkpoint = (started.memory_version, started.path_hash)
-        elif row[3] in BRANCHING:  # and the head does not say so: it is damaged
+        elif row[3] in BRANCHING or row[3] == DELETED:  # and the head does not say so: it is damaged
             return whole(log, stream, version, None).digest()
     return path_of((each.neutral() for each in folded(reversed(newest)).memory(version).messages), base)
 
@@ -268,7 +269,7 @@ def _newest_first(
         if row[3] not in MEMORY_TOPICS:
             continue
         message = message_in_row(row) if row[3] == MESSAGE and row[7] <= e.MessageJournaled.SCHEMA else None
-        if row[3] in BRANCHING or (message is not None and message.parent_version is not None):
+        if row[3] in BRANCHING or row[3] == DELETED or (message is not None and message.parent_version is not None):
             raise HasBranches
         if message is not None:
             yield from backwards.meet(message, behind.get(message.run_id or ""))

@@ -15,6 +15,7 @@ from ..conversation import key_of
 from ..conversation.messages import JournaledMessage
 from ..errors import CorruptEvent
 from ..memory import INSTRUCTING, MEMORY_TOPICS, add_missing
+from .generations import GenerationLog
 from .message_rows import has_key, message_in_row
 from .recall import MESSAGE
 from .rows import Row, refuse_changed, restore
@@ -102,6 +103,8 @@ class PathReader:
         self.missing_files: dict[str, frozenset[str]] = {}
         self.checkpoint: str | None = None
         """Hash of the part of the path that was not read."""
+        self._floor = log.floor if isinstance(log, GenerationLog) else 0
+        """Version up to which the stream belongs to deleted conversations."""
         self._seeks_checkpoint = False
         self._run: e.RunStarted | None = None
         """The newest run on the line that recorded a hash."""
@@ -188,7 +191,7 @@ class PathReader:
     def end(self) -> tuple[str, int]:
         """Return id and version of the message at the end, whether it is hidden or not; "" and 0 without any."""
         at, wanted = self._begin()
-        while at > 0:
+        while at > self._floor:
             row = None if wanted else self._row(at)
             message = self.message(at) if row is None or row[3] == MESSAGE else None
             if message is not None and (wanted or message.parent_version is None):
@@ -239,7 +242,7 @@ class PathReader:
     def _path(self) -> Iterator[JournaledMessage]:
         """Yield the messages of the path that were not cleared, newest first, after the marks that are newer."""
         at, wanted = self._begin()
-        while at > 0:
+        while at > self._floor:
             if wanted:
                 self._read_marks(at + 1)
             if at <= self._cleared:
@@ -294,7 +297,7 @@ class PathReader:
     def _segments(self) -> Iterator[Segment]:
         """Yield the parts of the path, newest first."""
         at, wanted = self._begin()
-        while at > 0:
+        while at > self._floor:
             parent = self.message(at).parent_version if wanted else None
             if parent is not None:
                 yield Segment(at - 1, at, is_line=False)
@@ -354,6 +357,9 @@ class PathReader:
                 self._concerned.append(event.message_version or 0)
             case e.MemoryCleared():
                 self._cleared = max(self._cleared, event.up_to_version)
+                self._concerned.append(0)
+            case e.ConversationDeleted():
+                self._cleared = max(self._cleared, event.originator_version)
                 self._concerned.append(0)
             case e.RerunAccepted():
                 if event.superseded_message_id is not None:

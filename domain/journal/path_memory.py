@@ -14,6 +14,7 @@ from ..errors import InvalidInput
 from ..ids import moment_of_id, to_iso
 from ..memory import Memory
 from .message_rows import id_in, whole
+from .generations import check_version, is_deleted, of_generation
 from .newest import newest_kept
 from .path import ROWS_MAX, Known, PathReader, VersionsMissing
 from .recall import MESSAGE, known_in
@@ -65,7 +66,7 @@ def path_reader(
     known = known_branches(head, version)
     if leaf is not None:
         known = Known(leaf, known.newest_mark, known.pins, min(known.fork, leaf))
-    return PathReader(log, head.stream, version, known, rows, full)
+    return PathReader(of_generation(log, head), head.stream, version, known, rows, full)
 
 
 def along_path(
@@ -86,6 +87,11 @@ def along_path(
         if bound is not None and bound < 1:
             raise InvalidInput(f"a memory with {name}={bound} would show nothing: give a number of 1 or more")
     is_whole = last is None and tokens is None
+    check_version(head, version)
+    if version == 0 or is_deleted(head):
+        memory = Memory(path_hash=EMPTY_PATH)
+        return memory if is_whole else memory.window(last, tokens)
+    log = of_generation(log, head)
     path = path_reader(log, head, version, leaf, None if is_whole else (last or ROWS_GUESSED) + 1, full)
     try:
         memory = _whole(path, version) if is_whole else _window(path, version, last, tokens)
@@ -140,6 +146,9 @@ def path_hash_along(
 
     None if there is none among the newest `most` messages.
     """
+    if is_deleted(head):
+        return EMPTY_PATH
+    log = of_generation(log, head)
     path = path_reader(log, head, version, leaf)
     if leaf:
         path.seek_checkpoint_after(leaf)

@@ -9,6 +9,7 @@ from ..conversation.messages import Parent
 from ..errors import InvalidInput, MessageNotFound
 from ..memory import MemoryFold
 from ..memory.tree import MessageTree, Variant
+from .generations import floor_of, is_deleted, of_generation
 from .message_rows import BRANCHING, id_in, message_in_row, whole
 from .path import VersionsMissing
 from .path_memory import locate, path_reader
@@ -34,7 +35,7 @@ class Places:
     """Find messages of a conversation as it was when it was loaded; few rows are read, however long it is."""
 
     def __init__(self, log: EventLog, head: StreamHead, key: str) -> None:
-        self._log = log
+        self._log = of_generation(log, head)
         self._head = head
         self._key = key
 
@@ -132,14 +133,17 @@ def far_end(log: EventLog, head: StreamHead, state: ConversationState) -> str | 
     end = state.end_version
     if not end or state.version - end <= EVENTS_AFTER_END_MAX:
         return None
-    return path_reader(log, head, head.version).message(end).message_id
+    return path_reader(of_generation(log, head), head, head.version).message(end).message_id
 
 
 def version_to_retract(log: EventLog, stream: str, message_id: str) -> int | None:
     """Return the version of a message that is hidden on no branch; None if there is none."""
     head = log.select_head(stream, refuse_changed)
-    version = locate(log, stream, head.version, message_id) if head is not None else None
-    if head is None or version is None or path_reader(log, head, head.version).hides(message_id, version):
+    if head is None or is_deleted(head):
+        return None
+    log = of_generation(log, head)
+    version = locate(log, stream, head.version, message_id)
+    if version is None or path_reader(log, head, head.version).hides(message_id, version):
         return None
     return version
 
@@ -147,8 +151,9 @@ def version_to_retract(log: EventLog, stream: str, message_id: str) -> int | Non
 def in_memory(log: EventLog, stream: str, version: int, message_id: str) -> tuple[bool, bool]:
     """Return whether the message of a version is in memory, and whether it is on the selected branch."""
     head = log.select_head(stream, refuse_changed)
-    if head is None:
+    if head is None or version <= floor_of(head):
         return False, False
+    log = of_generation(log, head)
     reader = path_reader(log, head, head.version)
     is_hidden = reader.hides(message_id, version)
     is_selected = reader.holds(version)

@@ -25,6 +25,10 @@ class StreamHead(Struct, frozen=True):
     """The state itself, if it is known: a value that nobody changes. It is not stored."""
 
 
+DELETED, OF_GENERATIONS = '{"deleted":true', ('{"deleted":true', '{"generation":')
+"""Beginnings of the state of a deleted conversation, and of any whose key was deleted: see `ConversationState.deleted`."""
+
+
 class Appending(Struct, frozen=True):
     """Hold the result of a decision: events as rows, and the new heads of their streams."""
 
@@ -155,12 +159,18 @@ class EventLog(Protocol):
         """Return the heads of streams with this prefix, or only those with a run overdue at a time (ISO 8601)."""
         ...
 
-    def select_versions(self, prefix: str) -> Iterator[tuple[str, int]]:
-        """Yield (stream, version) pairs of the streams with this prefix, oldest first, read page by page."""
+    def select_versions(self, prefix: str, unless: str = "") -> Iterator[tuple[str, int]]:
+        """Yield (stream, version) pairs of the streams with this prefix, oldest first, read page by page.
+
+        Streams whose state begins with the text `unless` are left out.
+        """
         ...
 
-    def select_first(self, prefix: str, limit: int) -> Sequence[tuple[str, int]]:
-        """Return (stream, version) pairs of the first streams with this prefix, sorted by name; the others are not read."""
+    def select_first(self, prefix: str, limit: int, unless: str = "") -> Sequence[tuple[str, int]]:
+        """Return (stream, version) pairs of the first streams with this prefix, sorted by name; the others are not read.
+
+        Streams whose state begins with the text `unless` are left out.
+        """
         ...
 
     def heads_of(self, streams: Sequence[str]) -> Sequence[StreamHead]:

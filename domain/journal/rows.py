@@ -45,6 +45,8 @@ class StoredRow(StoredEvent):
     """Ids under which others know the event."""
     blobs: tuple[str, ...] = ()
     """Addresses of the attachments that the event refers to; the row is refused unless they are stored."""
+    generation: int = 0
+    """Generation of the conversation, which its idempotency key belongs to."""
 
 
 Row = tuple[int, str, int, str, bytes, bytes | str, str, int]
@@ -105,6 +107,7 @@ class EventMapper(Mapper[str]):
             fingerprint=None,
             addresses=(),
             blobs=(),
+            generation=0,
         )
         if blobs := getattr(event, "blobs", None):
             values["blobs"] = tuple(dict.fromkeys(map(str, blobs)))

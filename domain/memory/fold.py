@@ -57,6 +57,8 @@ class MemoryFold:
                 self.branches.take(event)
             case e.RunCompleted() | e.RunFailed():
                 self._end(event)
+            case e.ConversationDeleted():
+                vars(self).update(vars(MemoryFold()))
             case _:
                 pass
 

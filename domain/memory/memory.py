@@ -395,7 +395,7 @@ INSTRUCTING = frozenset({Role.SYSTEM, Role.DEVELOPER})
 
 MEMORY_TOPICS: tuple[str, ...] = (
     *("MessageJournaled", "MessageRetracted", "MemoryCleared", "RerunAccepted"),
-    *("BranchSelected", "MemoryCompacted", "MessagePinned"),
+    *("BranchSelected", "MemoryCompacted", "MessagePinned", "ConversationDeleted"),
     *("RunCompleted", "RunFailed"),  # the thread in which a run took place, and files that were missing
 )
 """Names of the events that memory is built from."""
