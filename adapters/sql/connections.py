@@ -485,7 +485,6 @@ SQLite would build a table of the values of an `IN` for each append.
 """
 
 
-
 def split_id(event_id: bytes | str) -> tuple[bytes | None, str | None]:
     """Return the id of an event for its two columns: 16 bytes, or the text of one that is no UUID."""
     value = event_id if isinstance(event_id, bytes) else id_bytes(event_id)

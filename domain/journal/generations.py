@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .ports import EventLog, StreamHead
     from .rows import OnChange, Row
 
+
 class _Generation(msgspec.Struct):
     deleted: bool | None = None
     deleted_version: int | None = None

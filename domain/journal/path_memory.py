@@ -13,8 +13,8 @@ from ..conversation import STATE_SCHEMA
 from ..errors import InvalidInput
 from ..ids import moment_of_id, to_iso
 from ..memory import Memory
-from .message_rows import id_in, whole
 from .generations import check_version, is_deleted, of_generation
+from .message_rows import id_in, whole
 from .newest import newest_kept
 from .path import ROWS_MAX, Known, PathReader, VersionsMissing
 from .recall import MESSAGE, known_in

@@ -29,12 +29,24 @@ from threadledger.domain.conversation import (
 from threadledger.domain.conversation.description import Description, described_by, versions_of
 from threadledger.domain.errors import CorruptEvent
 from threadledger.domain.journal import Row, restore
+from threadledger.domain.journal.ports import DELETED as DELETED_STATE
 
+from ..connections import MARKS
 from ..database import Database
 from ..recorder import Recorder, rows_of
 from . import catching_up, listing
 from .catching_up import Batch, Generation, LogHead, Poison, Projection, View, logger, refusal
-from .listing import ARCHIVED, CLASSES, PENDING, UNANSWERED, class_of, described_values, labels_of, state_of
+from .listing import (
+    ARCHIVED,
+    CLASSES,
+    DELETED,
+    PENDING,
+    UNANSWERED,
+    class_of,
+    described_values,
+    labels_of,
+    state_of,
+)
 from .transaction import ViewTransaction, pair_columns, pairs_of, values_of
 
 CATCH_UP_EVENTS_MAX = 20_000
@@ -55,6 +67,12 @@ _USABLE = {
     "postgresql": f"{_HAS_OUR_SCHEMA} AND left({_HEAD_STATE}, 1) = '{{' AND right({_HEAD_STATE}, 1) = '}}'",
 }
 """Condition that a head has a state of our `STATE_SCHEMA`. Older versions of PostgreSQL cannot check JSON in a query."""
+
+_LATER = '{"generation":'
+"""Beginning of the states of conversations whose key was deleted before."""
+
+_IS_DELETED = f"substr({_HEAD_STATE}, 1, {len(DELETED_STATE)}) = '{DELETED_STATE}'"
+"""Condition that a conversation was deleted."""
 
 _NOT_DESCRIBED, _DESCRIBED = '{"described":{}', '{"described":{"'
 """Beginnings of the states of conversations without and with a description; heads of earlier versions have neither."""
@@ -78,13 +96,13 @@ is JSON: inside a text, each quotation mark would follow a backslash."""
 
 def _class(kind: str) -> str:
     """Return an expression for the class of a conversation, with `TO_DESCRIBE` if its state may have a description."""
-    described = f"substr({_HEAD_STATE}, 1, {len(_DESCRIBED)}) = '{_DESCRIBED}'"
+    begins = " OR ".join(f"substr({_HEAD_STATE}, 1, {len(each)}) = '{each}'" for each in (_DESCRIBED, _LATER))
     return (
-        f"CASE WHEN substr({_HEAD_STATE}, 1, {len(_USUAL)}) = '{_USUAL}' THEN 0 ELSE "
+        f"CASE WHEN substr({_HEAD_STATE}, 1, {len(_USUAL)}) = '{_USUAL}' THEN 0 WHEN {_IS_DELETED} THEN {DELETED} ELSE "
         f"CASE WHEN {_IS_UNANSWERED[kind]} THEN {UNANSWERED} ELSE 0 END + "
         f"CASE WHEN {_IS_PENDING[kind]} THEN {PENDING} ELSE 0 END + "
         f"CASE WHEN substr({_HEAD_STATE}, 1, {len(_NOT_DESCRIBED)}) = '{_NOT_DESCRIBED}' THEN 0 "
-        f"WHEN {described} AND {_IS_ARCHIVED[kind]} THEN {TO_DESCRIBE + ARCHIVED} ELSE {TO_DESCRIBE} END END"
+        f"WHEN ({begins}) AND {_IS_ARCHIVED[kind]} THEN {TO_DESCRIBE + ARCHIVED} ELSE {TO_DESCRIBE} END END"
     )
 
 
@@ -102,17 +120,25 @@ _WRITTEN_AT = '"written_at":'
 
 _POSITION_IN = {"sqlite": "instr", "postgresql": "strpos"}
 
+_NOT_DELETED = f"v.class <> {DELETED}"
+
+_IS_CURRENT = (
+    "NOT EXISTS (SELECT 1 FROM events d WHERE d.stream = m.stream AND d.version > m.version "
+    f"AND d.topic = 'ConversationDeleted' AND ({MARKS.replace('topic', 'd.topic')}))"
+)
+"""Condition that a message `m` does not belong to a deleted conversation, by the index of marks."""
+
 _NEWEST_MESSAGES = (
     "SELECT s.stream, {} FROM streams s JOIN events m ON m.stream = s.stream AND m.version = (SELECT n.version "
     "FROM events n WHERE n.stream = s.stream AND n.topic = 'MessageJournaled' ORDER BY n.version DESC LIMIT 1) "
-    f"WHERE {_PAGE} AND {_IS_CONVERSATION} AND {{marked}}(m.state, ?) > 0"
+    f"WHERE {_PAGE} AND {_IS_CONVERSATION} AND {{marked}}(m.state, ?) > 0 AND {_IS_CURRENT}"
 )
 _ANY_IMPORTED = f"SELECT 1 FROM idempotency_keys WHERE substr(key, 1, {len(IMPORTED)}) = '{IMPORTED}' LIMIT 1"
 """Query for an imported message. Without one, no message has a time of its own: forks copy only those of this ledger."""
 
 _NEW_MESSAGES = (
     "SELECT s.stream, {} FROM events m JOIN streams s ON s.stream = m.stream "
-    "WHERE m.topic = 'MessageJournaled' AND m.position > ? AND m.position <= ? ORDER BY m.position"
+    f"WHERE m.topic = 'MessageJournaled' AND m.position > ? AND m.position <= ? AND {_IS_CURRENT} ORDER BY m.position"
 )
 _HAS_EVENT = "EXISTS (SELECT 1 FROM events e WHERE e.stream = s.stream AND e.version = s.version)"
 _EVENTS = (
@@ -129,7 +155,8 @@ TO_DESCRIBE = 8
 
 _CLASSES_TO_DESCRIBE = tuple(TO_DESCRIBE + number for number in CLASSES)
 _TO_BE_DESCRIBED = (
-    f"SELECT v.number, v.class - {TO_DESCRIBE}, v.position, CASE WHEN substr(v.state, 1, ?) = ? THEN v.state END "
+    f"SELECT v.number, v.class - {TO_DESCRIBE}, v.position, "
+    "CASE WHEN substr(v.state, 1, ?) = ? OR substr(v.state, 1, ?) = ? THEN v.state END "
     f"FROM {{}} v WHERE v.class IN {_CLASSES_TO_DESCRIBE}"
 )
 _FIRST_METADATA = (
@@ -178,7 +205,7 @@ class ConversationsView(View[Any, Any]):
     """Store the state of every conversation."""
 
     name = "conversations"
-    version = 400 + STATE_SCHEMA  # 100 times our own number: a new state schema also rebuilds the view
+    version = 500 + STATE_SCHEMA  # 100 times our own number: a new state schema also rebuilds the view
     topics = ()
 
     def create(self, transaction: ViewTransaction, generation: int) -> None:
@@ -209,6 +236,8 @@ class ConversationsView(View[Any, Any]):
                 else:
                     if isinstance(event, events.MessageJournaled):
                         written_at = event.written_at
+                    elif isinstance(event, events.ConversationDeleted):
+                        written_at = None
                     elif isinstance(event, (events.ConversationStarted, events.ConversationDescribed)):
                         describing.append(event)
             description, number = described_by(state.described, describing), (known or {}).get(stream, 0)
@@ -243,12 +272,11 @@ class ConversationsView(View[Any, Any]):
         `expected` is the number of conversations of a page that is copied for the first time, as a rule.
         """
         table, here = self.table(generation), where.replace("s.stream", "number")
-        total = f"UPDATE {self.prefix(generation)}total SET conversations = conversations + "
         # Sorted, because PostgreSQL would read the whole table for any row.
         one = f"SELECT number FROM {table} WHERE {here} ORDER BY number LIMIT 1"
         is_first = expected is not None and not transaction.rows(one, values)
         if not is_first:
-            transaction.execute(f"{total}({self._new(generation, where)})", (*values, *_CONVERSATIONS))
+            self._count(transaction, generation, f"- ({self._live(generation, where)})", values)
         transaction.execute(f"DELETE FROM {self.prefix(generation)}labels WHERE {here}", values)
         copied = transaction.execute(
             f"INSERT INTO {table} (number, stream, position, class, state) "
@@ -259,14 +287,26 @@ class ConversationsView(View[Any, Any]):
             "state = excluded.state, owner = NULL, description = NULL",
             (*values, *_CONVERSATIONS, STATE_SCHEMA),
         )
-        if is_first and copied == expected:  # counting them takes a twentieth of the time
-            transaction.execute(f"{total}?", (expected,))
-        elif is_first:
-            transaction.execute(
-                f"{total}(SELECT count(*) FROM streams s WHERE {where} AND {_IS_CONVERSATION})",
-                (*values, *_CONVERSATIONS),
-            )
         return copied
+
+    def count_copied(
+        self, transaction: ViewTransaction, generation: int, where: str, values: Sequence[Any], rows: int | None = None
+    ) -> None:
+        """Add the number of conversations that are there now to the total; `rows` is the number of rows, if it is known."""
+        if rows is None:
+            self._count(transaction, generation, f"+ ({self._live(generation, where)})", values)
+        else:  # counting them takes a twentieth of the time
+            deleted = self._live(generation, where).replace(_NOT_DELETED, f"v.class = {DELETED}")
+            self._count(transaction, generation, f"+ ? - ({deleted})", (rows, *values))
+
+    def _count(self, transaction: ViewTransaction, generation: int, change: str, values: Sequence[Any]) -> None:
+        total = f"{self.prefix(generation)}total"
+        transaction.execute(f"UPDATE {total} SET conversations = conversations {change}", values)
+
+    def _live(self, generation: int, where: str) -> str:
+        """Return a query for the number of rows of conversations that were not deleted."""
+        here = where.replace("s.stream", "v.number")
+        return f"SELECT count(*) FROM {self.table(generation)} v WHERE {here} AND {_NOT_DELETED}"
 
     def copy_descriptions(self, transaction: ViewTransaction, generation: int) -> None:
         """Store the descriptions of the conversations that were copied in this transaction, and their true class."""
@@ -274,7 +314,7 @@ class ConversationsView(View[Any, Any]):
         ((greatest,),) = transaction.rows(f"SELECT max(class) FROM {table}")
         if greatest is None or greatest < TO_DESCRIBE:
             return
-        copied = transaction.rows(_TO_BE_DESCRIBED.format(table), (len(_DESCRIBED), _DESCRIBED))
+        copied = transaction.rows(_TO_BE_DESCRIBED.format(table), (len(_DESCRIBED), _DESCRIBED, len(_LATER), _LATER))
         known = {number: _described_in(head).described for number, _, _, head in copied if head is not None}
         wanted = {(number, version) for number, each in known.items() for version in versions_of(each).values()}
         at = self._events_at(transaction, sorted(wanted))
@@ -339,22 +379,18 @@ class ConversationsView(View[Any, Any]):
         """
         if generation is None:
             values: tuple[Any, ...] = _CONVERSATIONS
-            query = f"SELECT count(*) FROM streams s WHERE {_IS_CONVERSATION}"
+            query = f"SELECT count(*) FROM streams s WHERE {_IS_CONVERSATION} AND NOT {_IS_DELETED}"
         else:
             # As a value, because PostgreSQL expects a third of all events after a position that it has to look up.
             place = "SELECT position FROM tracking WHERE view = ? AND version = ? AND generation = ?"
             found = database.query(place, (self.name, self.version, generation))
             where = "s.stream IN (SELECT e.stream FROM events e WHERE e.position > ?)"
-            query = f"SELECT conversations + ({self._new(generation, where)}) FROM {self.prefix(generation)}total"
-            values = (found[0][0] if found else 0, *_CONVERSATIONS)
+            now = f"SELECT count(*) FROM streams s WHERE {where} AND {_IS_CONVERSATION} AND NOT {_IS_DELETED}"
+            known = self._live(generation, where)
+            query = f"SELECT conversations + ({now}) - ({known}) FROM {self.prefix(generation)}total"
+            position = found[0][0] if found else 0
+            values = (position, *_CONVERSATIONS, position)
         return int(database.query(query, values)[0][0])
-
-    def _new(self, generation: int, where: str) -> str:
-        """Return a query for the number of conversations that have no row yet."""
-        return (
-            f"SELECT count(*) FROM streams s WHERE {where} AND {_IS_CONVERSATION} "
-            f"AND NOT EXISTS (SELECT 1 FROM {self.table(generation)} v WHERE v.number = s.stream)"
-        )
 
     def listing(self, transaction: ViewTransaction, generation: int) -> listing.Listing:
         """Return the list of a generation."""
@@ -431,6 +467,8 @@ class HeadsProjection(Projection):
                 values = (_WRITTEN_AT, last, upto, *_CONVERSATIONS, _WRITTEN_AT)
                 self._heads.copy_times(transaction, generation, _NEWEST_MESSAGES, values)
             self._put(transaction, place, folded)
+            rows = None if searched else conversations
+            self._heads.count_copied(transaction, generation, _PAGE, (last, upto), rows)
             return True
 
         searched = False
@@ -468,6 +506,7 @@ class HeadsProjection(Projection):
             self._heads.copy_descriptions(transaction, place.generation)
             self._heads.copy_times(transaction, place.generation, _NEW_MESSAGES, (_WRITTEN_AT, after, end))
             self._put(transaction, place, folded)
+            self._heads.count_copied(transaction, place.generation, _CHANGED, (after, end))
             if is_last and not place.live:
                 self._places.drop_older(transaction, place.generation)
             return True

@@ -56,6 +56,9 @@ UNANSWERED, ARCHIVED, PENDING = 1, 2, 4
 
 CLASSES = range(UNANSWERED + ARCHIVED + PENDING + 1)
 
+DELETED = -1
+"""Class of a deleted conversation, which no list holds; its row shows that it is known."""
+
 PAIRS_MAX = 100
 """Maximum number of pairs of a conversation's metadata that a list is filtered by, the first ones."""
 
@@ -88,6 +91,8 @@ _stored_in = msgspec.json.Decoder(_Stored).decode
 
 def class_of(state: ConversationState) -> int:
     """Return the class of a conversation."""
+    if state.deleted:
+        return DELETED
     archived = (state.described or {}).get("archived") is True
     waits = PENDING if state.pending else 0
     return (UNANSWERED if state.unanswered > 0 else 0) + (ARCHIVED if archived else 0) + waits

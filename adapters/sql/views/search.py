@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from threadledger.domain.conversation import events, key_of
 from threadledger.domain.conversation.listing import MessageSearch, SearchHit
@@ -21,32 +21,63 @@ from .catching_up import Taken, View
 from .runs import events_at
 from .transaction import ViewTransaction
 
-Changes = Sequence[tuple[int, Sequence[str]]]
-"""Positions of events, each with its words."""
+
+class Changes(NamedTuple):
+    """Hold the words of events."""
+
+    words: Sequence[tuple[int, Sequence[str]]]
+    """Positions of events, each with its words."""
+    deletions: Sequence[tuple[int, str]]
+    """Versions at which conversations were deleted, each with the name of the stream."""
 
 
 class SearchView(View[None, Changes]):
-    """Index the words of every message and key by the position of its event."""
+    """Index the words of every message and key by the position of its event.
+
+    The words of a deleted conversation stay in the index: the version of its deletion is stored, and a query leaves out what is
+    older.
+    """
 
     name = "search"
-    version = 1
-    topics = ("ConversationStarted", "MessageJournaled")
+    version = 2
+    topics = ("ConversationStarted", "ConversationDeleted", "MessageJournaled")
 
     def create(self, transaction: ViewTransaction, generation: int) -> None:
         for statement in _index(transaction).tables(self.prefix(generation)):
             transaction.execute(statement)
+        number = "INTEGER" if transaction.kind == "sqlite" else "BIGINT"
+        transaction.execute(
+            f"CREATE TABLE {self.prefix(generation)}deleted (stream {number} NOT NULL PRIMARY KEY, version BIGINT NOT NULL)"
+        )
 
     def load(self, transaction: ViewTransaction, generation: int, taken: Sequence[Taken]) -> None:
         """Do nothing: the words of a message depend on no other message."""
 
     def fold(self, taken: Sequence[Taken], known: None) -> Changes:
         found = [(position, words_of(_text(event))) for position, event in taken]
-        return [(position, words) for position, words in found if words]
+        deletions = [
+            (event.originator_version, event.originator_id)
+            for _, event in taken
+            if isinstance(event, events.ConversationDeleted)
+        ]
+        return Changes([(position, words) for position, words in found if words], deletions)
 
     def apply(self, transaction: ViewTransaction, generation: int, changes: Changes) -> None:
         index = _index(transaction)
-        rows = [(position, index.entry(words)) for position, words in changes]
+        rows = [(position, index.entry(words)) for position, words in changes.words]
         transaction.insert(f"{self.prefix(generation)}words", (index.position, "words"), rows)
+        delete = (
+            f"INSERT INTO {self.prefix(generation)}deleted (stream, version) SELECT s.stream, CAST(? AS BIGINT) "
+            "FROM streams s WHERE s.name = ? ON CONFLICT (stream) DO UPDATE SET version = excluded.version"
+        )
+        transaction.update(delete, changes.deletions)
+
+    def _is_current(self, generation: int) -> str:
+        """Return the condition that an event `e` does not belong to a deleted conversation."""
+        deleted = (
+            f"SELECT 1 FROM {self.prefix(generation)}deleted d WHERE d.stream = e.stream AND d.version >= e.version"
+        )
+        return f"NOT EXISTS ({deleted})"
 
     def hits(self, transaction: ViewTransaction, generation: int, search: str) -> list[tuple[str, int]]:
         """Return (key, position) of the messages and keys that match a search, newest first."""
@@ -100,7 +131,7 @@ class SearchView(View[None, Changes]):
         place, owner = f"w.{index.position}", [] if search.owner is None else [search.owner]
         query = (  # SQLite keeps the order of a CROSS JOIN
             f"SELECT {place} FROM {{}} w CROSS JOIN events e {f'CROSS JOIN {owners} v' if owner else ''} "
-            f"WHERE {{}} AND e.position = {place} AND e.topic = 'MessageJournaled' "
+            f"WHERE {{}} AND e.position = {place} AND e.topic = 'MessageJournaled' AND {self._is_current(generation)} "
             f"{'AND v.number = e.stream AND v.owner = ?' if owner else ''} ORDER BY {place} DESC LIMIT ?"
         )
         within = f"{index.matches} AND {place} > ? AND {place} < ?"
@@ -137,7 +168,7 @@ class SearchView(View[None, Changes]):
         index = _index(transaction)
         query = (
             f"SELECT {columns} FROM {self.prefix(generation)}words w JOIN events e ON e.position = w.{index.position} "
-            f"JOIN streams s ON s.stream = e.stream WHERE {index.matches}"
+            f"JOIN streams s ON s.stream = e.stream WHERE {index.matches} AND {self._is_current(generation)}"
         )
         return query, [index.expression(phrases)]
 
