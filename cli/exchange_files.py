@@ -156,7 +156,8 @@ class _Tally:
             yield outcome
 
     def report(self) -> None:
-        states = ", ".join(f"{self.states[state]} {state}" for state in ("imported", "extended", "unchanged", "failed"))
+        known = ("imported", "extended", "unchanged", "failed", *(["skipped"] if self.states["skipped"] else []))
+        states = ", ".join(f"{self.states[state]} {state}" for state in known)
         note(f"{states}; {self.messages} messages journaled")
         if self.left_out:
             omitted = ", ".join(

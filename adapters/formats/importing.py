@@ -54,6 +54,8 @@ _UNSTORED = (BlobMissing, InvalidInput)
 
 BEGINNING: Parent = ("", 0)
 
+WAS_DELETED = "a conversation with this key was deleted, and an import does not bring it back: give it another key"
+
 LEFT_BRANCH = "another branch took its place where it was imported from"
 SHOWN_BRANCH = "it is shown where it was imported from"
 """Reasons of the events that an import adds about branches."""
@@ -129,10 +131,13 @@ class _Batch:
         """Store the batch and return the results in the order of the source."""
         journal = self._ledger.journal
         heads = {key_of(head.stream): head for head in journal.heads_of(self.keys)}
-        ended = self._stored_new([each for each in self._found if each.key not in heads])
-        known = journal.fingerprints(heads)
+        used = journal.used_keys(self.keys)
+        ended = self._stored_new([each for each in self._found if each.key not in used])
+        known = journal.fingerprints(used)
         for each in self._found:
-            if each.key in heads:
+            if used.get(each.key):
+                ended[each.key] = Imported(each.line, each.key, "skipped", reason=WAS_DELETED)
+            elif each.key in used:
                 branched = each.rule >= TREE_RULE and journal.state_of(heads[each.key]).fork_version is not None
                 ended[each.key] = _extended(self._ledger, each, known.get(each.key, {}), branched)
         return [ended[each.key] for each in self._found]

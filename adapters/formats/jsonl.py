@@ -169,21 +169,22 @@ def conversation_as_line(ledger: Ledger, key: str, *, plain: bool = False, attac
 
 def metadata_of(ledger: Ledger, key: str) -> dict[str, Any]:
     """Return the metadata that a conversation was created with."""
-    for event in ledger.journal.history(key, upto=1):
-        if isinstance(event, events.ConversationStarted):
-            return event.metadata
-    return {}
+    start = ledger.journal.start_of(key)
+    return start.metadata if start is not None else {}
 
 
 def keys_in_order(ledger: Ledger) -> Iterator[str]:
-    """Return the keys of all conversations, ordered by creation; those whose first event is damaged come last.
+    """Return the keys of all conversations, ordered by their first use; those whose first event is damaged come last.
 
     The log is read for it: a conversation that was removed with its events is noticed there alone.
     """
-    known = dict.fromkeys(ledger.journal.keys_in_order())
+    journal = ledger.journal
+    known = dict.fromkeys(journal.keys_in_order())
     for logged in ledger.events(types=["ConversationStarted"], checked=True):
-        known.pop(logged.key, None)
-        yield logged.key
+        is_first = isinstance(logged.event, events.ConversationStarted) and logged.event.generation == 0
+        if logged.key in known or (is_first and journal.deleted_state(logged.key) is None):
+            known.pop(logged.key, None)
+            yield logged.key
     yield from known
 
 

@@ -200,7 +200,7 @@ class Found:
 
 @dataclass(frozen=True)
 class Imported:
-    """Represent the result of importing one conversation: `imported`, `unchanged`, `extended` or `failed`."""
+    """Represent the result of importing one conversation: `imported`, `unchanged`, `extended`, `skipped` or `failed`."""
 
     line: int
     key: str

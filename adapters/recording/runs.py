@@ -219,6 +219,7 @@ class RunRecording:
         kept = kept_messages(self._journal, messages)
 
         def decide(conversation: Conversation) -> Parent | None:
+            conversation.require_current(self._begun.plan.memory_version if self._begun.plan is not None else 0)
             place: dict[str, Any] = {"source": source, "exchange_id": self.exchange_id, "run_id": run_id}
             leaf = self._leaf
             for message in kept:

@@ -7,6 +7,7 @@ also returns that event's leaf.
 from __future__ import annotations
 
 import logging
+import re
 import threading
 from bisect import bisect_right
 from collections import deque
@@ -47,7 +48,9 @@ _VERSION_BEFORE = (  # the last version of a stream up to a position, by halving
     "SELECT n.version + CASE WHEN (SELECT e.position FROM events e WHERE e.stream = ? AND e.version = n.version + n.step) <= ? "
     "THEN n.step ELSE 0 END, n.step / 2 FROM near n WHERE n.step > 0) SELECT max(version) FROM near"
 )
-_STREAM_VERSION = "SELECT stream, version FROM streams WHERE name = ?"
+_STREAM_VERSION = "SELECT stream, version, substr(snapshot, 1, 80) FROM streams WHERE name = ?"
+_DELETED_VERSION = re.compile(r'\{(?:"deleted":true,)?"generation":\d+,"deleted_version":(\d+)')
+"""Beginning of the state of a conversation whose key was deleted, with the version up to which it is left out."""
 
 
 _position, _position_and_leaf = itemgetter(0), itemgetter(0, 8)
@@ -254,11 +257,12 @@ def read_stream(
 
     def read() -> Pages:
         pages.look()
-        for number, version in database.query(_STREAM_VERSION, (stream,)):
-            first = 0
+        for number, version, state in database.query(_STREAM_VERSION, (stream,)):
+            first, deleted = 0, _DELETED_VERSION.match(state)
             if pages.after > 0:
                 step = 1 << (version.bit_length() - 1)  # the greatest power of two that is no greater
                 ((first,),) = database.query(_VERSION_BEFORE, (step, number, pages.after))
+            first = max(first, int(deleted[1])) if deleted is not None else first
             for begin in range(first, version, SUBSCRIPTION_PAGE_EVENTS):
                 if begin > first:
                     pages.look()

@@ -176,6 +176,7 @@ class Conversation:
         if (content and isinstance(content, tuple)) or message.native_json:
             event = msgspec.structs.replace(event, blobs=_attached(message))
         if parent is not None:
+            self.require_current(parent[1])
             event = msgspec.structs.replace(event, parent_message_id=parent[0], parent_version=parent[1])
         evolve(self.state, event)
         self.pending.append(event)
@@ -213,6 +214,17 @@ class Conversation:
             before_abandoning(exchange_id)
             self.abandon(exchange_id, "left unfinished by a process that stopped")
 
+    def require_current(self, version: int) -> None:
+        """Check that what was read at a version is not of a conversation that was deleted since; 0 is of none.
+
+        Raises:
+            ConversationChanged: it is.
+        """
+        if version and version <= (self.state.deleted_version or 0):
+            raise ConversationChanged(
+                f"the conversation {self.state.key!r} was deleted meanwhile: nothing was recorded in the one that has its key now"
+            )
+
     def left_exchange(self, exchange_id: str) -> OpenExchange | None:
         """Return an exchange without an answer if another branch was selected since its question, else None."""
         state = self.state
@@ -221,6 +233,7 @@ class Conversation:
 
     def select(self, message_id: str, version: int, reason: str = "") -> None:
         """Make a message of this version the end of memory; do nothing if it is."""
+        self.require_current(version)
         if version != self.state.end_version:
             self._select(message_id, version, reason)
 
@@ -278,6 +291,7 @@ class Conversation:
             ConversationChanged: the exchange in progress was abandoned for a newer question.
             ExchangeAnswered: the exchange has an answer, and this run does not replace it.
         """
+        self.require_current(plan.memory_version)
         self.close_overdue_runs()
         if plan.shadow:
             return self._started(exchange_id, plan)
@@ -504,6 +518,7 @@ class Conversation:
     def retract(self, message_id: str, reason: str = "", version: int | None = None) -> None:
         """Remove a message, of this version if it is known, from memory; it remains in the log."""
         check_texts(message_id=message_id, reason=reason)
+        self.require_current(version or 0)
         self._record(e.MessageRetracted, message_id=message_id, reason=reason, message_version=version)
 
     def pin(self, message_id: str, version: int, pinned: bool = True) -> None:
@@ -512,6 +527,7 @@ class Conversation:
         Raises:
             InvalidInput: too many messages are pinned.
         """
+        self.require_current(version)
         pins = self.state.pins or {}
         if pinned == (message_id in pins):
             return
@@ -541,6 +557,7 @@ class Conversation:
             InvalidInput: the score is no finite number, or the comment is no storable text.
         """
         check_texts(comment=comment)
+        self.require_current(version)
         if type(score) not in {int, float} or not isfinite(score):
             raise InvalidInput(f"the score {score!r} is no number: give a finite number, such as 1 or -1")
         self._record(

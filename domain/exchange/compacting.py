@@ -128,7 +128,7 @@ class SummaryRecords(ShadowRecords):
             place = said.message_id, said.originator_version, said.timestamp
             return run_id, JournaledMessage(message, *place, run_id=run_id, source=Source.RUN)
 
-        run_id, self.summary = self._journal.commit(self._key, decide)
+        run_id, self.summary = self._commit(decide)
         version = self.summary.version if self.summary is not None else 0
         return Accepted(completion, run_id, self.summary.message_id if self.summary is not None else "", version)
 

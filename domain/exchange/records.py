@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from ..conversation import TOO_LATE, Place, RunPlan
 from ..conversation.events import BranchSelected, MessageJournaled
 from ..conversation.messages import Source
+from ..errors import ConversationChanged, ConversationNotFound
 from ..failures import Cause, Failure, diagnose
 from ..limits import PARTIAL_TEXT_CHARS_MAX
 
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from .approvals import CallTurn
     from .backend import BackendRequest, ToolFunction
     from .policy import Candidate
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -176,7 +180,20 @@ class RunRecords:
             self.has_threads = bool(conversation.state.links)
             return conversation.start_run(self._exchange_id, plan, must_be_open=must_be_open)
 
-        return self._journal.commit(self._key, decide)
+        return self._commit(decide)
+
+    def _commit(self, decide: Callable[[Conversation], T]) -> T:
+        """Commit a decision about a run.
+
+        Raises:
+            ConversationChanged: the conversation was deleted.
+        """
+        try:
+            return self._journal.commit(self._key, decide)
+        except ConversationNotFound as error:
+            raise ConversationChanged(
+                f"the conversation {self._key!r} was deleted meanwhile: nothing more of its run was recorded"
+            ) from error
 
     def keep_tools(self, run: Run, messages: Sequence[Message]) -> bool:
         """Journal tool calls and their results; return whether the run is still open."""
@@ -195,7 +212,7 @@ class RunRecords:
                 said.append(each)
             return is_open
 
-        is_open = self._journal.commit(self._key, decide)
+        is_open = self._commit(decide)
         run.versions += [each.originator_version for each in said]
         if self.mode.branch is not None and said:
             self.mode.branch.parent = said[-1].message_id, said[-1].originator_version
@@ -232,7 +249,7 @@ class RunRecords:
             )
             return run.run_id, message_id, conversation.version, _is_selected(conversation, place)
 
-        return Accepted(completion, *self._journal.commit(self._key, decide))
+        return Accepted(completion, *self._commit(decide))
 
     def fail(self, run: Run, failure: Failure) -> bool:
         """Record the failure; return False if another process has closed the run."""
@@ -250,14 +267,15 @@ class RunRecords:
             leave_threads(conversation, failure, run.memory, run.plan.apart)
             return True
 
-        is_ours = self._journal.commit(self._key, decide)
+        is_ours = self._commit(decide)
         if self.mode.place() != Place():
             self._retract_tools(run)
         return is_ours
 
     def abandon(self, reason: str) -> None:
         """Record that the exchange has no answer."""
-        self._journal.commit(self._key, lambda it: it.abandon(self._exchange_id, reason))
+        with suppress(ConversationNotFound):
+            self._journal.commit(self._key, lambda it: it.abandon(self._exchange_id, reason))
 
     def give_up(self, run: Run | None, failure: Failure) -> None:
         """Close the open run and the exchange, so that the next question need not wait."""
@@ -267,7 +285,8 @@ class RunRecords:
                 conversation.fail_run(run.run_id, failure, run.duration_seconds)
             conversation.abandon(self._exchange_id, failure.message or failure.status)
 
-        self._journal.commit(self._key, decide)
+        with suppress(ConversationNotFound):
+            self._journal.commit(self._key, decide)
 
     def _parent(self, conversation: Conversation) -> Parent | None:
         """Return the message that the run's next message follows aside; None if it is journaled at the end.
@@ -283,6 +302,7 @@ class RunRecords:
         """Return whether a run is open; if another process closed it, the log must still have its start."""
         if run.run_id in conversation.state.open_runs:
             return True
+        conversation.require_current(run.plan.memory_version)
         from .later_messages import require_start
 
         require_start(self._journal, self._key, run.run_id, run.plan.memory_version)

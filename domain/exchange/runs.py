@@ -186,9 +186,10 @@ class Runs:
         """
 
         def record() -> bool:
-            is_ours = self._records.fail(run, failure)
-            self._release(run, failure)
-            return is_ours
+            try:
+                return self._records.fail(run, failure)
+            finally:
+                self._release(run, failure)
 
         is_ours = yield from work(record)
         run.failure = failure

@@ -36,7 +36,7 @@ class ShadowRecords(RunRecords):
                 conversation.fall_back(self._exchange_id, failed.run_id, failed.candidate.backend, plan)
             return conversation.start_run(self._exchange_id, plan)
 
-        return self._journal.commit(self._key, decide)
+        return self._commit(decide)
 
     def keep_tools(self, run: Run, messages: Sequence[Message]) -> bool:
         """Keep tool messages for the answer's event."""
@@ -54,7 +54,7 @@ class ShadowRecords(RunRecords):
             conversation.complete_shadow_run(run_id, shown, run.duration_seconds)
             return run_id, conversation.version
 
-        run_id, version = self._journal.commit(self._key, decide)
+        run_id, version = self._commit(decide)
         return Accepted(shown, run_id, "", version)
 
     def fail(self, run: Run, failure: Failure) -> bool:
@@ -64,7 +64,7 @@ class ShadowRecords(RunRecords):
             if run.run_id in conversation.state.shadow_runs:
                 conversation.fail_run(run.run_id, failure, run.duration_seconds)
 
-        self._journal.commit(self._key, decide)
+        self._commit(decide)
         return True
 
     def abandon(self, reason: str) -> None:

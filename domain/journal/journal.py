@@ -572,9 +572,16 @@ class Journal(Application[str]):
             found = {head.stream: head for head in heads}
             yield from (found[stream] for stream in streams if stream in found)
 
-    def versions_of(self, keys: Iterable[str]) -> dict[str, int]:
-        """Return the versions of those of these conversations that exist, by one query."""
-        return {key_of(head.stream): head.version for head in self._log.heads_of([*map(stream_of, keys)])}
+    def used_keys(self, keys: Iterable[str]) -> dict[str, bool]:
+        """Return those of these keys that were used, each with whether a conversation with it was deleted, by one query."""
+        heads = self._log.heads_of([*map(stream_of, keys)])
+        return {key_of(head.stream): head.state.startswith(OF_GENERATIONS) for head in heads}
+
+    def deleted_state(self, key: str) -> ConversationState | None:
+        """Return the state of a deleted conversation, with which another one of its key starts; None if it was not deleted."""
+        head = self._log.select_head(stream_of(key))
+        state = self.state_of(head) if head is not None else None
+        return state if state is not None and state.deleted else None
 
     def fingerprints(self, keys: Collection[str]) -> dict[str, dict[str, bytes | None]]:
         """Return the fingerprints of the messages of these conversations that have an idempotency key, by this key.

@@ -421,7 +421,9 @@ def threads_behind(journal: Journal, services: Services, checked_max: int = LAGG
     noted = {(each.stream, each.mirror): each for each in journal.upkeep.noted_threads(_streams(states))}
     lagging = [each for state in states for each in _lagging(journal, services, state, noted)]
     seen = {(each.key, each.mirror) for each in lagging} | {(key_of(stream), mirror) for stream, mirror in noted}
-    elsewhere = journal.upkeep.unsettled_threads(checked_max)
+    unsettled = journal.upkeep.unsettled_threads(checked_max)
+    linked = {state.key: state.links for state in _existing(journal, unsettled)}
+    elsewhere = [each for each in unsettled if each.mirror in linked.get(key_of(each.stream), ())]
     lagging += [
         LaggingThread(key_of(each.stream), each.mirror, "unsettled")
         for each in elsewhere
@@ -434,6 +436,11 @@ def threads_behind(journal: Journal, services: Services, checked_max: int = LAGG
 
 def _streams(states: Sequence[ConversationState]) -> list[str]:
     return [stream_of(state.key) for state in states]
+
+
+def _existing(journal: Journal, noted: Sequence[NotedThread]) -> Iterator[ConversationState]:
+    """Yield the states of conversations of threads that were not deleted."""
+    return (state for _, state in journal.states_of(dict.fromkeys(key_of(each.stream) for each in noted)))
 
 
 def _lagging(

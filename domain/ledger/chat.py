@@ -8,14 +8,16 @@ from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
+from ..conversation import stream_of
 from ..effects import perform, stream
 from ..exchange import Conversing
 from ..faces import lazy_face
+from ..journal.ports import OF_GENERATIONS
 
 # `own_runs` is imported on first use: an app that calls no model itself does not need it.
 
 if TYPE_CHECKING:
-    from ..conversation import Profile
+    from ..conversation import Profile, ThreadLink
     from ..conversation import events as e
     from ..conversation.description import Description
     from ..conversation.messages import JournaledMessage
@@ -274,7 +276,12 @@ class Chat:
         """Return every failed run of this conversation."""
         from ..conversation import FailureFilter
 
-        return self._journal.views.failures(FailureFilter(key=self.key))
+        found = self._journal.views.failures(FailureFilter(key=self.key))
+        head = self._journal.head(stream_of(self.key)) if found else None
+        if head is None or not head.state.startswith(OF_GENERATIONS):
+            return found
+        runs = self._journal.exchanges(self.key).runs  # without those of deleted conversations with this key
+        return [each for each in found if each.run_id in runs]
 
     def edit(
         self,
@@ -396,6 +403,18 @@ class Chat:
         """Clear the memory; the log is kept."""
         journal = self._conversing.acting(actor).journal
         journal.commit(self.key, lambda conversation: conversation.clear_memory(reason))
+
+    def delete(self, reason: str = "", *, actor: str | None = None) -> Mapping[str, ThreadLink]:
+        """Delete the conversation, and return its threads, by kind, which remain at the provider.
+
+        It is not listed, shown, searched or exported any more; only an audit and the whole log show its events. The next message
+        starts another conversation with the same key and nothing of this one.
+
+        Raises:
+            ConversationNotFound: there is no such conversation.
+            ConversationBusy: a run is open. THREADLEDGER_WHILE_RUNNING may wait for its end, or close it.
+        """
+        return self._perform(self._conversing.acting(actor).delete(reason))
 
     def _appended(self, chat: Conversing, append: Callable[[], T]) -> T:
         return self._perform(chat.mirrored(append)) if chat.has_mirrors else append()

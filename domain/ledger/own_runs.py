@@ -15,6 +15,7 @@ from ..conversation.messages import Message, Role, Source, Usage
 from ..effects import perform, work
 from ..errors import (
     ConversationBusy,
+    ConversationNotFound,
     ExchangeAnswered,
     IdempotencyConflict,
     InvalidInput,
@@ -91,7 +92,8 @@ class OwnExchange:
             return
         reason = f"{GAVE_UP}: {reason_of(self.failure)}"
         journal, key = self._conversing.journal, self._conversing.key
-        yield from work(lambda: journal.commit(key, lambda it: it.abandon(self.exchange_id, reason)))
+        with suppress(ConversationNotFound):
+            yield from work(lambda: journal.commit(key, lambda it: it.abandon(self.exchange_id, reason)))
         if not interrupted:
             yield from self._conversing.mirror()
 
@@ -195,7 +197,12 @@ class OwnRunning:
             else:
                 conversation.complete_run_elsewhere(run.run_id, completion, elapsed)
 
-        yield from work(lambda: journal.commit(key, decide))
+        try:
+            yield from work(lambda: journal.commit(key, decide))
+        except ConversationNotFound as error:
+            raise RunNotOpen(
+                f"run {run.run_id} has ended, because the conversation {key!r} was deleted: see threadledger audit show {run.run_id}"
+            ) from error
         self._ended = True
         if self._group is not None:
             self._group.answered = not completion.goes_on
@@ -224,7 +231,8 @@ class OwnRunning:
             if self._group is None:
                 conversation.abandon(self.started.exchange_id, GAVE_UP)
 
-        with suppress(RunNotOpen):  # another process closed it as interrupted: the app's own exception says more
+        # Another process closed it as interrupted, or the conversation was deleted: the app's own exception says more.
+        with suppress(RunNotOpen, ConversationNotFound):
             yield from work(lambda: self._conversing.journal.commit(self._conversing.key, decide))
         if self._group is not None:
             self._group.failure = failure

@@ -7,7 +7,7 @@ from datetime import datetime
 from itertools import count
 from typing import TYPE_CHECKING
 
-from ..conversation import Conversation
+from ..conversation import Conversation, stream_of
 from ..conversation import events as e
 from ..conversation.description import Description
 from ..conversation.messages import Role
@@ -69,7 +69,8 @@ def fork(
     if new_key == key or journal.load(new_key) is not None:
         raise Conflict(taken)
     inherited = description_of(journal, key, parent.state)
-    conversation = Conversation.start(new_key, inherited.metadata, key, memory.version, journal.actor)
+    deleted = journal.deleted_state(new_key)
+    conversation = Conversation.start(new_key, inherited.metadata, key, memory.version, journal.actor, deleted)
     full = journal.memory(key, memory.version, leaf=leaf, full=True) if memory.summary_id is not None else memory
     own = _journal(conversation, full, memory, asked_in)
     kept = Description().changed_by({"owner": inherited.owner, "tags": list(inherited.tags)})
@@ -94,6 +95,8 @@ def fork_key(journal: Journal, key: str, run_id: str, at: int) -> str:
         ending = f" ~ {run_id[-8:]}" + (f" {number}" if number > 1 else "")
         wanted = key[: KEY_CHARS_MAX - len(ending)] + ending
         there = journal.load(wanted)
+        if there is None and journal.has(stream_of(wanted)):  # it was deleted
+            continue
         if there is None or (is_fork(journal, wanted, key, at) and there.state.open_exchanges):
             return wanted
     raise AssertionError("there is always another number")

@@ -8,7 +8,7 @@ from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ..conversation import key_of
+from ..conversation import key_of, stream_of
 from ..conversation.events import ThreadLinked, ThreadRebuilt
 from ..effects import perform, work
 from ..errors import ProviderRefused
@@ -109,8 +109,8 @@ class OrphanPlan:
 
     def _was_linked(self, item: OrphanItem) -> bool:
         """Return whether the log names the thread: then it is no orphan, whatever its record says."""
-        history = self._journal.history(item.key) if self._journal.load(item.key) is not None else ()
-        linking = (event for event in history if isinstance(event, ThreadLinked | ThreadRebuilt))
+        every = self._journal.stream(stream_of(item.key))  # also of a deleted conversation
+        linking = (event for event in every if isinstance(event, ThreadLinked | ThreadRebuilt))
         return any(event.thread_id == item.thread_id for event in linking)
 
     def _record(self, item: OrphanItem) -> None:

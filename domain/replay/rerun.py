@@ -18,12 +18,13 @@ from ..conversation import (
     Exchanges,
     Place,
     RunRecord,
+    key_of,
     parse_message,
     recorded_failure,
 )
 from ..conversation.messages import Usage
 from ..effects import Effects, Pause, work
-from ..errors import AllBackendsFailed, Conflict, ConversationBusy, InvalidInput, ThreadledgerError
+from ..errors import AllBackendsFailed, Conflict, ConversationBusy, InvalidInput, RunNotFound, ThreadledgerError
 from ..exchange import (
     Exchange,
     Mode,
@@ -38,6 +39,7 @@ from ..exchange import (
 )
 from ..failures import RecordedFailure
 from ..journal import Journal
+from ..journal.generations import floor_of
 from ..limits import QUEUE_LOOK_MAX_SECONDS
 from ..memory import Memory, rule_in_copy, version_in_copy
 from .fork import events_of_copy, exchange_in_fork, fork, fork_key, is_fork
@@ -156,7 +158,26 @@ class RerunPlan(Plan[RerunItem]):
         for key, exchange_id, run_id in self._named() if wanted.runs is not None else self._failed():
             if wanted.keys is None or key in wanted.keys:
                 chosen.setdefault(exchange_id, (key, []))[1].append(run_id)
-        return chosen
+        return self._without_deleted(chosen)
+
+    def _without_deleted(self, chosen: dict[str, tuple[str, list[str]]]) -> dict[str, tuple[str, list[str]]]:
+        """Return the exchanges of conversations that were not deleted.
+
+        Raises:
+            RunNotFound: a run that was named belongs to a deleted one.
+        """
+        heads = {key_of(head.stream): head for head in self._journal.heads_of({key for key, _ in chosen.values()})}
+        runs = {key: self._journal.exchanges(key).runs for key, head in heads.items() if floor_of(head)}
+        kept: dict[str, tuple[str, list[str]]] = {}
+        for exchange_id, (key, run_ids) in chosen.items():
+            if key in heads and (key not in runs or run_ids[-1] in runs[key]):
+                kept[exchange_id] = key, run_ids
+            elif self.wanted.runs is not None:
+                raise RunNotFound(
+                    f"run {run_ids[-1]} belongs to a conversation {key!r} that was deleted: it cannot be run again, and is "
+                    f"shown by: threadledger audit show {run_ids[-1]}"
+                )
+        return kept
 
     def _named(self) -> Iterator[tuple[str, str, str]]:
         """Yield the named runs that match the filters: key, exchange and run."""

@@ -18,6 +18,7 @@ from ..conversation import (
 )
 from ..conversation import events as e
 from ..conversation.messages import restore_message
+from ..errors import ConversationChanged
 from ..exchange import FAILED, Policy, Services, not_bound
 from ..ids import from_iso, now
 from ..journal import Journal
@@ -70,8 +71,14 @@ class ExchangeLook:
 
 
 def look(journal: Journal, key: str, run_id: str, exchanges: Exchanges | None = None) -> ExchangeLook:
-    """Return a run and its exchange as they are now."""
+    """Return a run and its exchange as they are now.
+
+    Raises:
+        ConversationChanged: the conversation was deleted.
+    """
     exchanges = exchanges or journal.exchanges(key)
+    if run_id not in exchanges.runs:
+        raise ConversationChanged(f"the conversation of run {run_id} was deleted: it is not run again")
     run = exchanges.runs[run_id]
     exchange, memory, conversation = exchanges.exchange_of(run), reproduced_memory(journal, run), journal.require(key)
     where, overtaken_by = place_in(journal, key, memory or Memory(), exchange)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..conversation import stream_of
 from ..effects import Effects, work
-from ..errors import ProviderRefused, ThreadledgerError
+from ..errors import ConversationNotFound, ProviderRefused, ThreadledgerError
 from ..failures import Cause, Health, diagnose
 from ..ids import new_id, now, to_iso
 from ..limits import CLAIM_STEP_SECONDS_MAX, RUN_GRACE_SECONDS
@@ -73,6 +73,8 @@ class ThreadOutbox:
             return
         try:
             yield from self.send_missing(journal, key)
+        except ConversationNotFound:  # it was deleted
+            return
         except ThreadledgerError as error:
             logger.warning("the threads of %r lag behind: %s", key, error)
 
