@@ -201,7 +201,8 @@ class OwnRunning:
             yield from work(lambda: journal.commit(key, decide))
         except ConversationNotFound as error:
             raise RunNotOpen(
-                f"run {run.run_id} has ended, because the conversation {key!r} was deleted: see threadledger audit show {run.run_id}"
+                f"run {run.run_id} has ended, because the conversation {key!r} was deleted: see threadledger audit show "
+                f"{run.run_id}"
             ) from error
         self._ended = True
         if self._group is not None:
