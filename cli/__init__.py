@@ -23,6 +23,7 @@ COMMANDS = {
     "list": (".conversations", "list_", "List conversations, newest first."),
     "search": (".search", "search", "Find messages by their words."),
     "describe": (".describe", "describe", "Give a conversation title, owner, tags and metadata, or show them."),
+    "delete": (".delete", "delete", "Delete conversations; their keys can be used again."),
     "show": (".conversations", "show", "Show one conversation."),
     "message": (".branches", "message", "Edit, regenerate, retract, pin or rate a message."),
     "branch": (".branches", "branch", "List the branches of a conversation, or select one."),

@@ -564,11 +564,19 @@ class Conversation:
             e.MessageRated, message_id=message_id, message_version=version, score=float(score), comment=comment
         )
 
-    def delete(self, reason: str = "") -> None:
-        """End the conversation; shadow runs that are open are closed. `be_free` closes what others left open."""
+    def delete(self, reason: str = "", interrupting: bool = False) -> None:
+        """End the conversation, which is free, or whose runs are closed because of `interrupting`.
+
+        Raises:
+            ConversationBusy: see `be_free`.
+        """
         check_texts(reason=reason)
+        code, message = "deleted", "the conversation was deleted"
+        if interrupting:
+            self.interrupt(code, message)
+        self.be_free()
         for run_id in list(self.state.shadow_runs):
-            self.fail_run(run_id, Failure("interrupted", code=DELETED, message=WAS_DELETED))
+            self.fail_run(run_id, Failure("interrupted", code=code, message=message))
         self._record(e.ConversationDeleted, reason=reason)
 
     def clear_memory(self, reason: str = "") -> None:
@@ -717,9 +725,6 @@ def _attached(message: Message) -> list[str]:
 
     return blobs_of(message)
 
-
-DELETED, WAS_DELETED = "deleted", "the conversation was deleted"
-"""Code and message of the failure of a run that a deletion closed."""
 
 SUPERSEDED_TOO = "its run's answer was superseded by a rerun's"
 TOO_LATE = "used by a rerun that got no answer, where the conversation has gone on"

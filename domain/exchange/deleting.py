@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
-from ..conversation.conversation import DELETED, WAS_DELETED
 from ..effects import work
 
 if TYPE_CHECKING:
@@ -22,10 +21,7 @@ def delete(chat: Conversing, reason: str) -> Effects[Mapping[str, ThreadLink]]:
         if conversation.pending:  # there is none, so one was just begun
             chat.journal.require(chat.key)
         links = dict(conversation.state.links)
-        if interrupting:
-            conversation.interrupt(DELETED, WAS_DELETED)
-        conversation.be_free()
-        conversation.delete(reason)
+        conversation.delete(reason, interrupting)
         return links
 
     yield from work(partial(chat.journal.require, chat.key))

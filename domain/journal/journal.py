@@ -573,9 +573,12 @@ class Journal(Application[str]):
             yield from (found[stream] for stream in streams if stream in found)
 
     def used_keys(self, keys: Iterable[str]) -> dict[str, bool]:
-        """Return those of these keys that were used, each with whether a conversation with it was deleted, by one query."""
-        heads = self._log.heads_of([*map(stream_of, keys)])
-        return {key_of(head.stream): head.state.startswith(OF_GENERATIONS) for head in heads}
+        """Return those of these keys that were used, each with whether a conversation with it was deleted."""
+        remaining, used = iter(keys), dict[str, bool]()
+        while streams := [stream_of(key) for key in islice(remaining, PAGE_STATES)]:
+            heads = self._log.heads_of(streams)
+            used |= {key_of(head.stream): head.state.startswith(OF_GENERATIONS) for head in heads}
+        return used
 
     def deleted_state(self, key: str) -> ConversationState | None:
         """Return the state of a deleted conversation, with which another one of its key starts; None if it was not deleted."""

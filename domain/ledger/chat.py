@@ -8,11 +8,9 @@ from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
-from ..conversation import stream_of
 from ..effects import perform, stream
 from ..exchange import Conversing
 from ..faces import lazy_face
-from ..journal.ports import OF_GENERATIONS
 
 # `own_runs` is imported on first use: an app that calls no model itself does not need it.
 
@@ -277,8 +275,7 @@ class Chat:
         from ..conversation import FailureFilter
 
         found = self._journal.views.failures(FailureFilter(key=self.key))
-        head = self._journal.head(stream_of(self.key)) if found else None
-        if head is None or not head.state.startswith(OF_GENERATIONS):
+        if not found or not self._journal.used_keys([self.key]).get(self.key):
             return found
         runs = self._journal.exchanges(self.key).runs  # without those of deleted conversations with this key
         return [each for each in found if each.run_id in runs]

@@ -201,8 +201,7 @@ class OwnRunning:
             yield from work(lambda: journal.commit(key, decide))
         except ConversationNotFound as error:
             raise RunNotOpen(
-                f"run {run.run_id} has ended, because the conversation {key!r} was deleted: see threadledger audit show "
-                f"{run.run_id}"
+                f"run {run.run_id} has ended, because {key!r} was deleted: see threadledger audit show {run.run_id}"
             ) from error
         self._ended = True
         if self._group is not None:
@@ -346,7 +345,7 @@ def _continued(conversation: Conversation) -> OpenExchange | None:
     state = conversation.state
     exchange_id = state.last_exchange_id or ""
     in_progress = state.open_exchanges.get(exchange_id)
-    if in_progress is not None and (in_progress.waits_for or (in_progress.runs and in_progress.is_active(now()))):
+    if in_progress is not None and in_progress.runs and in_progress.is_active(now()):
         return None
     exchange = in_progress or state.abandoned.get(exchange_id)
     return exchange if exchange is not None and exchange.messages is not None else None

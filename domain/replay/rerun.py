@@ -18,7 +18,6 @@ from ..conversation import (
     Exchanges,
     Place,
     RunRecord,
-    key_of,
     parse_message,
     recorded_failure,
 )
@@ -39,7 +38,6 @@ from ..exchange import (
 )
 from ..failures import RecordedFailure
 from ..journal import Journal
-from ..journal.generations import floor_of
 from ..limits import QUEUE_LOOK_MAX_SECONDS
 from ..memory import Memory, rule_in_copy, version_in_copy
 from .fork import events_of_copy, exchange_in_fork, fork, fork_key, is_fork
@@ -166,11 +164,11 @@ class RerunPlan(Plan[RerunItem]):
         Raises:
             RunNotFound: a run that was named belongs to a deleted one.
         """
-        heads = {key_of(head.stream): head for head in self._journal.heads_of({key for key, _ in chosen.values()})}
-        runs = {key: self._journal.exchanges(key).runs for key, head in heads.items() if floor_of(head)}
+        used = self._journal.used_keys({key for key, _ in chosen.values()})
+        runs = {key: self._journal.exchanges(key).runs for key, was_deleted in used.items() if was_deleted}
         kept: dict[str, tuple[str, list[str]]] = {}
         for exchange_id, (key, run_ids) in chosen.items():
-            if key in heads and (key not in runs or run_ids[-1] in runs[key]):
+            if key not in runs or run_ids[-1] in runs[key]:
                 kept[exchange_id] = key, run_ids
             elif self.wanted.runs is not None:
                 raise RunNotFound(

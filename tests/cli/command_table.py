@@ -52,6 +52,7 @@ TABLE: dict[tuple[str, ...], Entry] = {
     ("list",): Entry(("list",), reads=True),
     ("search",): Entry(("search", "word"), reads=True),
     ("describe",): Entry(("describe", KEY, "--title", "A title")),
+    ("delete",): Entry(("delete", KEY), reads=True),
     ("show",): Entry(("show", KEY), reads=True),
     ("diff",): Entry(("diff", KEY, "2.."), reads=True),
     ("fork",): Entry(("fork", KEY, "another-key"), reaches_the_provider=True),

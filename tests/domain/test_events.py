@@ -142,6 +142,7 @@ class TestRegistry:
             "RunFailed",
             "FallbackUsed",
             "ConversationDescribed",
+            "ConversationDeleted",
             "ExchangeRequested",
             "ExchangeAbandoned",
             "ThreadLinked",

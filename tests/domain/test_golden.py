@@ -46,7 +46,7 @@ OPTIONS = FILE.with_name("options-6.jsonl")
 
 COMMON = {"originator_id", "originator_version", "timestamp", "event_id"}
 DEFAULTS = {
-    "ConversationStarted": {"metadata": {}, "parent_key": None, "parent_version": None},
+    "ConversationStarted": {"metadata": {}, "parent_key": None, "parent_version": None, "generation": 0},
     "MessageJournaled": {
         "content": None,
         "tool_calls": [],

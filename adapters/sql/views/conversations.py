@@ -29,7 +29,6 @@ from threadledger.domain.conversation import (
 from threadledger.domain.conversation.description import Description, described_by, versions_of
 from threadledger.domain.errors import CorruptEvent
 from threadledger.domain.journal import Row, restore
-from threadledger.domain.journal.ports import DELETED as DELETED_STATE
 
 from ..connections import MARKS
 from ..database import Database
@@ -68,10 +67,10 @@ _USABLE = {
 }
 """Condition that a head has a state of our `STATE_SCHEMA`. Older versions of PostgreSQL cannot check JSON in a query."""
 
-_LATER = '{"generation":'
-"""Beginning of the states of conversations whose key was deleted before."""
+_WAS_DELETED, _LATER = '{"deleted":true', '{"generation":'
+"""Beginnings of the states of deleted conversations, and of those whose key was deleted before."""
 
-_IS_DELETED = f"substr({_HEAD_STATE}, 1, {len(DELETED_STATE)}) = '{DELETED_STATE}'"
+_IS_DELETED = f"substr({_HEAD_STATE}, 1, {len(_WAS_DELETED)}) = '{_WAS_DELETED}'"
 """Condition that a conversation was deleted."""
 
 _NOT_DESCRIBED, _DESCRIBED = '{"described":{}', '{"described":{"'
