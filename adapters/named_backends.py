@@ -370,8 +370,12 @@ class Endpoints:
 
             return price
 
+        return {name: at(endpoint) for name, endpoint in self.elsewhere().items()}
+
+    def elsewhere(self) -> dict[str, str]:
+        """Return the addresses of the backends of other providers, by name."""
         placed = {name: str(self.options(name).endpoint) for name in self._named}
-        return {name: at(endpoint) for name, endpoint in placed.items() if endpoint != self._client.endpoint}
+        return {name: endpoint for name, endpoint in placed.items() if endpoint != self._client.endpoint}
 
     def every(self) -> list[Client]:
         """Return the clients of all named backends."""

@@ -9,19 +9,29 @@ from importlib import metadata
 from typing import Any
 
 
-def price(model: str, input_tokens: int, output_tokens: int, endpoint: str | None = None) -> float | None:
+def price(
+    model: str,
+    input_tokens: int,
+    output_tokens: int,
+    endpoint: str | None = None,
+    cached_tokens: int = 0,
+    at: datetime | None = None,
+) -> float | None:
     """Return the cost of a run in US dollars, or None if genai-prices is not installed or does not know the model.
 
     `endpoint` is the base URL of another provider than OpenAI; a server that genai-prices does not know has no price.
+    `cached_tokens` are those of the input tokens that the provider read from its cache. Prices are those at a time, by
+    default of now.
     """
     try:
         from genai_prices import Usage, calc_price
     except ImportError:
         return None
     try:
-        usage = Usage(input_tokens=input_tokens, output_tokens=output_tokens)
+        cached = {"cache_read_tokens": min(cached_tokens, input_tokens)} if cached_tokens else {}
+        usage = Usage(input_tokens=input_tokens, output_tokens=output_tokens, **cached)
         place = {"provider_id": "openai"} if endpoint is None else {"provider_api_url": endpoint}
-        return float(calc_price(usage, model_ref=model, **place).total_price)
+        return float(calc_price(usage, model_ref=model, genai_request_timestamp=at, **place).total_price)
     except LookupError:
         return None
 

@@ -39,6 +39,9 @@ TIMEOUT_SECONDS_MAX = 3_600.0
 DEADLINE_SECONDS_MAX = 86_400.0
 """Maximum deadline of an exchange, in seconds: one day."""
 
+COST_DOLLARS_MAX = 1e9
+"""Maximum budget, in US dollars: amounts are stored in billionths, as integers of 64 bits."""
+
 
 class SecretStr:
     """Hold a secret text: neither `str` nor `repr` shows it."""
@@ -138,8 +141,14 @@ def _whole(minimum: int, maximum: int | None = None) -> Callable[[object], int]:
     return read
 
 
+def _dollars(given: object) -> float:
+    """Return a number of US dollars, which may be 0."""
+    is_zero = isinstance(given, (int, float, str)) and str(given).strip() in {"0", "0.0", "0.00"}
+    return 0.0 if is_zero else _seconds(COST_DOLLARS_MAX)(given)
+
+
 def _seconds(maximum: float) -> Callable[[object], float]:
-    """Return what reads a number of seconds: more than 0, and at most `maximum`."""
+    """Return what reads a number of seconds, or of others: more than 0, and at most `maximum`."""
 
     def read(given: object) -> float:
         try:
@@ -232,6 +241,9 @@ class Settings:
     memory_tokens: int | None = _field("THREADLEDGER_MEMORY_TOKENS", _whole(1))
     compact_at_tokens: int | None = _field("THREADLEDGER_COMPACT_AT_TOKENS", _whole(1))
     compact_keep_last: int = _field("THREADLEDGER_COMPACT_KEEP_LAST", _whole(1), limits.COMPACT_KEEP_LAST)
+    max_cost_per_conversation: float | None = _field("THREADLEDGER_MAX_COST_PER_CONVERSATION", _dollars)
+    max_cost_per_owner_day: float | None = _field("THREADLEDGER_MAX_COST_PER_OWNER_DAY", _dollars)
+    budget_output_tokens: int = _field("THREADLEDGER_BUDGET_OUTPUT_TOKENS", _whole(1), limits.BUDGET_OUTPUT_TOKENS)
     log_format: Literal["text", "json"] = _field("THREADLEDGER_LOG_FORMAT", _choice("text", "json"), "text")
     log_text: bool = _field("THREADLEDGER_LOG_TEXT", _boolean, False)
     telemetry: bool = _field("THREADLEDGER_TELEMETRY", _boolean, False)

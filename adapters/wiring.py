@@ -16,7 +16,10 @@ from threadledger.domain.ledger import Ledger
 from .sql import Database, Factory
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from threadledger.domain.conversation import Profile
+    from threadledger.domain.conversation.messages import Usage
     from threadledger.domain.effects import Effects
     from threadledger.domain.exchange import Backend, BackendOptions, Policy, Services, ToolFunction
     from threadledger.domain.journal import Observer
@@ -107,6 +110,11 @@ def open_ledger(
     except BaseException:
         database.close()
         raise
+    journal.price = partial(_price_of_run, settings)
+    if settings.max_cost_per_conversation is not None or settings.max_cost_per_owner_day is not None:
+        from .costs import budgets_of
+
+        journal.budgets = budgets_of(settings, database, journal.price)
     journal.watch.observers = (RunLog(settings.log_text), *watching)
     return Ledger(journal, partial(_services, settings, database, journal, profile, functions, wait))
 
@@ -183,6 +191,12 @@ def _heads(database: Database) -> MirrorHeads:
     from .sql import SqlMirrorHeads
 
     return SqlMirrorHeads(database)
+
+
+def _price_of_run(settings: Settings, backend: str, model: str, usage: Usage, at: datetime) -> float | None:
+    from .costs import price_of_run
+
+    return price_of_run(settings, backend, model, usage, at)
 
 
 def _price(model: str, input_tokens: int, output_tokens: int) -> float | None:

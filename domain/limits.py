@@ -17,6 +17,9 @@ METADATA_BYTES_MAX = 1024 * 1024
 COMPACT_KEEP_LAST = 10
 """Number of newest messages that a summary does not cover."""
 
+BUDGET_OUTPUT_TOKENS = 4_096
+"""Number of output tokens for which a budget reserves the cost of a run that sets no limit itself."""
+
 PINS_MAX = 50
 """Maximum number of pinned messages of a conversation: each is shown to the model in every window."""
 

@@ -181,6 +181,22 @@ def check_attachments(settings: Settings) -> Iterator[Checked]:
     yield Checked("attachments", problem or f"their bytes are kept at {place}", fix)
 
 
+def check_budgets(settings: Settings) -> Iterator[Checked]:
+    """Check that the prices that budgets need are installed."""
+    from ..prices import prices_from
+
+    given = {
+        "THREADLEDGER_MAX_COST_PER_CONVERSATION": settings.max_cost_per_conversation,
+        "THREADLEDGER_MAX_COST_PER_OWNER_DAY": settings.max_cost_per_owner_day,
+    }
+    names = " and ".join(name for name, dollars in given.items() if dollars is not None)
+    if names and prices_from() is None:
+        message = f"{names} needs prices, which are not installed: every run that it limits is refused"
+        yield Checked("budgets", message, "install them with: pip install 'threadledger[prices]', or unset the budget")
+    elif names:
+        yield Checked("budgets", f"{names} is set; prices are from {prices_from()}")
+
+
 SETTINGS_CHECKS = {
     "trust": check_trust,
     "address": check_address,
@@ -190,6 +206,7 @@ SETTINGS_CHECKS = {
     "threads": check_threads,
     "attachments": check_attachments,
     "time": check_time,
+    "budgets": check_budgets,
 }
 
 

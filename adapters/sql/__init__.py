@@ -6,6 +6,7 @@ from threadledger.domain.faces import lazy_face
 
 if TYPE_CHECKING:
     from .addresses import DatabasePlace, database_place
+    from .budgets import SqlBudgets
     from .database import Database
     from .factory import Factory
     from .notebooks import RememberedAssistants, SqlMirrorHeads
@@ -20,6 +21,7 @@ __all__ = [
     "DatabasePlace",
     "Factory",
     "RememberedAssistants",
+    "SqlBudgets",
     "SqlMirrorHeads",
     "back_up",
     "database_place",
@@ -39,6 +41,7 @@ if not TYPE_CHECKING:
         __name__,
         {
             "addresses": "DatabasePlace database_place",
+            "budgets": "SqlBudgets",
             "database": "Database",
             "factory": "Factory",
             "notebooks": "RememberedAssistants SqlMirrorHeads",

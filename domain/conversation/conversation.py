@@ -714,6 +714,7 @@ class RunPlan(msgspec.Struct, frozen=True):
     """The run whose streamed text this run continues, and how long it is: see `RunStarted`."""
     idempotency_key: str | None = None
     """Key of the app's own run that starts the exchange."""
+    cost_reserved: int | None = None
 
     def replaced(self, **fields: Any) -> Self:
         """Return a copy with other values of some fields."""

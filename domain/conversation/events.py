@@ -148,6 +148,8 @@ class RunStarted(Event, frozen=True, kw_only=True):
     """Form in which the backend was sent the view, with its version: `responses/2`; None if the app decided it."""
     memory_leaf_version: int | None = None
     """Version of the message with which the path of its memory ends; None is the end as of `memory_version`."""
+    cost_reserved: int | None = None
+    """Highest cost of the run, reserved in its budgets, in billionths of a US dollar; None if no budget limits it."""
 
 
 class RunCompleted(Event, frozen=True, kw_only=True):

@@ -101,6 +101,8 @@ class Run:
     """The thread that is claimed for the run; None if it uses none, or if no mirror is configured for its backend."""
     failure: Failure | None = None
     """Why the run failed, once this is recorded."""
+    refusal: Failure | None = None
+    """Why its backend is not called: it does not fit a budget."""
     partial: list[str] = field(default_factory=list)
     """Text that was streamed so far."""
     said: str = ""

@@ -272,7 +272,7 @@ class Runs:
         if said:  # outside the linked thread, which must not contain the unfinished text
             is_apart = plan.apart or backend.thread is not None
             plan = plan.replaced(apart=is_apart, continues_run_id=said_by, continued_chars=len(said))
-        run_id = self._records.start(plan, self._failed, self._must_be_open)
+        run_id, plan, refusal = self._recorded(plan, request)
         self._must_be_open = True
         if dropped:
             from .omissions import without
@@ -284,7 +284,19 @@ class Runs:
             from .continuation import with_beginning_said
 
             request = replace(request, memory=with_beginning_said(request.memory, said))
-        return Run(run_id, candidate, plan, memory, request, time.monotonic(), said=said)
+        return Run(run_id, candidate, plan, memory, request, time.monotonic(), said=said, refusal=refusal)
+
+    def _recorded(self, plan: RunPlan, request: BackendRequest) -> tuple[str, RunPlan, Failure | None]:
+        """Record the start of a run, within the budgets if there are any; return its id, its plan, and why it is refused."""
+        budgets = self._journal.budgets
+        if budgets is None:
+            return self._records.start(plan, self._failed, self._must_be_open), plan, None
+        from .budget import started_within_budget
+
+        def start(chosen: RunPlan) -> str:
+            return self._records.start(chosen, self._failed, self._must_be_open)
+
+        return started_within_budget(self._journal, budgets, plan, request, self._mode.ending, start)
 
     def _profile(self) -> Profile:
         """Return the profile of the runs; a shadow run waits for nobody: its tools change nothing."""
@@ -402,7 +414,7 @@ class Runs:
             journal=lambda messages: self._keep_tools(run, messages),
             apart=run.plan.apart,
         )
-        refusal = backend.preflight(request)
+        refusal = run.refusal or backend.preflight(request)
         if run.plan.losses and self._policy.on_loss == "refuse":
             from .omissions import refused_loss
 

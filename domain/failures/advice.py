@@ -68,6 +68,7 @@ ADVICE: dict[Cause, str] = {
     Cause.TOOL_FAILED: "A tool could not be run: bind it with threadledger.open(tools={name: function}), or remove it from THREADLEDGER_PROFILE.",
     Cause.HISTORY_REFUSED: "The provider refuses the messages (their order, a tool call without its result, or an item that it no longer has): inspect them with: threadledger show KEY --view memory; if they are in a thread, rewrite it with: threadledger replay rebuild KEY --fresh --apply.",
     Cause.FILE_MISSING: "A file or image in the conversation is gone at the provider, or cannot be read: find it with: threadledger show KEY; send it again, or ask again without it.",
+    Cause.OVER_BUDGET: "The run may cost more than a budget has left, or its model has no known price (extra `prices`): raise THREADLEDGER_MAX_COST_PER_CONVERSATION or THREADLEDGER_MAX_COST_PER_OWNER_DAY, lower THREADLEDGER_BUDGET_OUTPUT_TOKENS, or add a cheaper backend.",
     Cause.INTERRUPTED: "The process stopped during the run: ask again, or retry with: threadledger replay rerun RUN --apply.",
     Cause.UNKNOWN: "The failure is not in the diagnosis table: inspect its details with: threadledger audit show RUN -o json.",
 }

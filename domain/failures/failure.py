@@ -47,6 +47,7 @@ class Cause(StrEnum):
     TOOL_FAILED = "tool_failed"
     HISTORY_REFUSED = "history_refused"
     FILE_MISSING = "file_missing"
+    OVER_BUDGET = "over_budget"
     INTERRUPTED = "interrupted"
     UNKNOWN = "unknown"
 

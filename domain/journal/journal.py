@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from ..conversation.messages import JournaledMessage, Message, Parent
     from ..memory import Memory
     from .blobs import BlobStore
+    from .budgets import Budgets, Price
     from .facilities import JobClaims, Upkeep, Views
     from .places import Places
 
@@ -74,6 +75,8 @@ class Journal(Application[str]):
     """Hold all events of one database, by conversation and in commit order."""
 
     name = "threadledger"
+    budgets: Budgets | None = None  # what runs may cost; None if no budget is set
+    price: Price | None = None  # what the usage of a run costs; None if the app knows no prices
     copied: Journal | None = None  # the journal that opened the database, if this one is a copy for an actor
 
     def __init__(self, factory: InfrastructureFactory[Any]) -> None:
@@ -367,6 +370,10 @@ class Journal(Application[str]):
         kind, stream = self._conversation_class, stream_of(key)
         results: list[T] = []
         decided: list[e.Event] = []
+        if self.budgets is not None:
+            from .budgets import noting
+
+            decide, also = noting(self.budgets, decide, also, decided)
 
         def decide_append(head: StreamHead | None) -> Appending:
             state = self.state_of(head) if head is not None else None

@@ -489,13 +489,16 @@ class Ledger:
     def rebuild_views(
         self, names: Iterable[str] = (), progress: Callable[[str, int, int], None] = lambda name, done, total: None
     ) -> None:
-        """Rebuild views from the log next to those in use, then switch to them.
+        """Rebuild views from the log next to those in use, then switch to them; without names all, and the costs in budgets.
 
         Raises:
             InvalidInput: there is no such view.
             CorruptEvent: an event cannot be processed; the views in use are kept.
         """
-        self.journal.views.rebuild(tuple(names), progress)
+        names = tuple(names)
+        self.journal.views.rebuild(names, progress)
+        if self.journal.budgets is not None and not names:
+            self.journal.budgets.rebuild()
 
     def back_up(self, path: str | Path, progress: UpkeepProgress = quietly) -> int:
         """Write a snapshot of the ledger to a new SQLite file and return its number of events.

@@ -233,6 +233,7 @@ CASES = [
     (Cause.INCOMPLETE, Failure("incomplete", details={"incomplete_reason": "max_messages"})),
     (Cause.CANCELLED, Failure("incomplete", details={"incomplete_reason": "run_cancelled"})),
     (Cause.EXPIRED, Failure("incomplete", details={"incomplete_reason": "run_expired"})),
+    (Cause.OVER_BUDGET, Failure("refused", "over_budget", message="this run may cost 0.12 USD")),
 ]
 
 
@@ -252,7 +253,7 @@ def test_the_causes_are_those_of_the_contract():
         "assistant_missing assistant_misconfigured instructions_too_long too_many_tools tool_not_supported "
         "content_not_supported empty_memory rate_limited quota_exhausted context_too_long content_filtered authentication "
         "permission model_unavailable provider_error provider_gone thread_missing thread_busy timed_out network expired "
-        "cancelled incomplete tool_failed history_refused file_missing interrupted unknown"
+        "cancelled incomplete tool_failed history_refused file_missing over_budget interrupted unknown"
     )
 
 

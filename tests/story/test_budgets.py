@@ -1,0 +1,254 @@
+"""Budgets: the highest cost of a run is reserved with its start, and what does not fit is refused before a call."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from threadledger.adapters.sql import SqlBudgets
+from threadledger.domain import ids
+from threadledger.domain.conversation import RunPlan
+from threadledger.domain.conversation.events import RunCompleted, RunFailed, RunStarted
+from threadledger.domain.errors import AllBackendsFailed
+from threadledger.domain.journal.budgets import billionths
+from threadledger.domain.ledger import Ledger
+
+from ..adapters.writing import query
+from .budgeting import LIMIT_USD, OWNER, ledger_of
+from .storming import shifted
+
+PROCESSES, ASKS = (8, 25) if "THREADLEDGER_SOAK" in os.environ else (4, 10)
+"""Number of processes, and of questions that each asks at once. `make soak` asks 200."""
+
+PRICE = {"input": 5_000, "cached": 500, "output": 30_000}
+"""Billionths of a US dollar for a token of gpt-5.5."""
+
+
+@pytest.fixture
+def opened(any_db_url: str, simulator: Any) -> Iterator[Callable[..., Ledger]]:
+    ledgers: list[Ledger] = []
+
+    def make(**settings: Any) -> Ledger:
+        ledgers.append(ledger_of(any_db_url, simulator.base_url, **settings))
+        return ledgers[-1]
+
+    yield make
+    for ledger in ledgers:
+        ledger.close()
+
+
+def used(ledger: Ledger, scope: str) -> tuple[int, int]:
+    return cast("SqlBudgets", ledger.journal.budgets).used(scope)
+
+
+def today() -> str:
+    return f"owner:{OWNER}:{datetime.now(UTC):%Y-%m-%d}"
+
+
+def totals(url: str) -> list[Any]:
+    return sorted(query(url, "SELECT scope, spent, reserved FROM budget_totals WHERE spent <> 0 OR reserved <> 0"))
+
+
+def refused(ledger: Ledger, key: str) -> Any:
+    with pytest.raises(AllBackendsFailed) as caught:
+        ledger.conversation(key).ask("And the other one?")
+    return caught.value.failures[-1]
+
+
+def test_the_cost_of_an_answer_is_reserved_with_its_start_and_settled_with_its_usage(
+    opened: Callable[..., Ledger],
+) -> None:
+    ledger = opened(max_cost_per_conversation=5)
+    ledger.conversation("k").describe(owner=OWNER)
+    answer = ledger.conversation("k").ask("Where is my parcel?")
+    (started,) = [each for each in ledger.journal.history("k") if isinstance(each, RunStarted)]
+    spent = answer.usage.input_tokens * PRICE["input"] + answer.usage.output_tokens * PRICE["output"]
+    assert started.cost_reserved is not None
+    assert 4_096 * PRICE["output"] < started.cost_reserved < 4_500 * PRICE["output"]
+    assert spent > 0
+    assert used(ledger, "conversation:k") == used(ledger, today()) == (spent, 0)
+
+
+def test_a_question_over_budget_calls_no_backend_and_is_recorded_as_refused(
+    opened: Callable[..., Ledger], simulator: Any
+) -> None:
+    ledger = opened(max_cost_per_conversation=0.125, retries=2)
+    while True:
+        try:
+            ledger.conversation("k").ask("Where is my parcel?")
+        except AllBackendsFailed as failed:
+            failure = failed.failures[-1]
+            break
+        assert len(simulator.requests) < 1_000
+    before = len(simulator.requests)
+    again = refused(ledger, "k")
+    assert len(simulator.requests) == before
+    assert (failure.cause, again.facts.status, again.attempt) == ("over_budget", "refused", 1)
+    assert "THREADLEDGER_MAX_COST_PER_CONVERSATION" in again.facts.message
+    assert ledger.conversation("other").ask("Where is my parcel?").text
+
+
+def test_conversations_without_an_owner_are_not_limited_by_the_budget_of_an_owner(
+    opened: Callable[..., Ledger],
+) -> None:
+    ledger = opened(max_cost_per_owner_day=0)
+    assert ledger.conversation("k").ask("Where is my parcel?").text
+    ledger.conversation("k").describe(owner=OWNER)
+    assert "THREADLEDGER_MAX_COST_PER_OWNER_DAY" in refused(ledger, "k").facts.message
+
+
+def test_the_limit_of_the_answer_is_reserved_if_the_question_sets_one(opened: Callable[..., Ledger]) -> None:
+    ledger = opened(max_cost_per_conversation=0.01)
+    assert refused(ledger, "k").cause == "over_budget"
+    answer = ledger.conversation("k").ask("Where is my parcel?", max_output_tokens=100)
+    assert answer.text
+
+
+def test_a_cheaper_fallback_answers_where_the_first_backend_does_not_fit(opened: Callable[..., Ledger]) -> None:
+    ledger = opened(max_cost_per_conversation=0.05, backends=("responses", "chat"), fallback_model="gpt-4o-mini")
+    answer = ledger.conversation("k").ask("Where is my parcel?")
+    assert (answer.backend, answer.fallback) == ("chat", True)
+    assert [failure.cause for failure in answer.failures] == ["over_budget"]
+
+
+def test_a_model_without_a_price_is_refused_while_a_budget_is_set(opened: Callable[..., Ledger]) -> None:
+    ledger = opened(max_cost_per_conversation=5, openai_model="home-made")
+    failure = refused(ledger, "k")
+    assert failure.cause == "over_budget"
+    assert "threadledger[prices]" in failure.facts.message
+    assert "THREADLEDGER_MAX_COST_PER_CONVERSATION" in failure.facts.message
+
+
+def test_a_refused_request_costs_nothing_and_a_lost_one_all_that_it_reserved(
+    opened: Callable[..., Ledger], simulator: Any
+) -> None:
+    ledger = opened(max_cost_per_conversation=5)
+    simulator.add_fault("POST /chat/completions", refuse={"status": 400})
+    refused(ledger, "k")
+    assert used(ledger, "conversation:k") == (0, 0)
+    simulator.add_fault("POST /chat/completions", lose_answer=True)
+    refused(ledger, "k")
+    started = [each for each in ledger.journal.history("k") if isinstance(each, RunStarted)][-1]
+    assert used(ledger, "conversation:k") == (started.cost_reserved, 0)
+
+
+def test_a_dead_run_keeps_its_reservation_which_counts_as_spent_once_it_is_closed(
+    opened: Callable[..., Ledger], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = opened(max_cost_per_conversation=5)
+    exchange_id = ledger.conversation("k").append("user", "Hi").message_id
+    plan = RunPlan("chat", "gpt-5.5", cost_reserved=700)
+    ledger.journal.commit("k", lambda it: it.start_run(exchange_id, plan))
+    assert used(ledger, "conversation:k") == (0, 700)
+    monkeypatch.setattr(ids, "datetime", shifted(timedelta(hours=1).total_seconds()))
+    assert len(ledger.journal.close_overdue_runs()) == 1
+    assert used(ledger, "conversation:k") == (700, 0)
+
+
+def test_own_runs_are_counted_and_never_refused(opened: Callable[..., Ledger]) -> None:
+    ledger = opened(max_cost_per_conversation=0)
+    chat = ledger.conversation("k")
+    chat.append("user", "Hi")
+    with chat.run(backend="my-own", model="gpt-5.5") as run:
+        run.complete("Hello", usage={"input_tokens": 100, "output_tokens": 10, "cached_tokens": 40})
+    expected = 60 * PRICE["input"] + 40 * PRICE["cached"] + 10 * PRICE["output"]
+    assert used(ledger, "conversation:k") == (expected, 0)
+
+
+def test_a_compaction_is_counted_too(opened: Callable[..., Ledger]) -> None:
+    ledger = opened(max_cost_per_conversation=5)
+    chat = ledger.conversation("k")
+    for _ in range(3):
+        chat.ask("Where is my parcel?")
+    before = used(ledger, "conversation:k")
+    assert chat.compact(keep_last=2) is not None
+    after = used(ledger, "conversation:k")
+    assert after[0] > before[0]
+    assert after[1] == 0
+
+
+def test_what_was_stored_without_a_budget_is_counted_when_one_is_set(
+    opened: Callable[..., Ledger], any_db_url: str
+) -> None:
+    without = opened(max_cost_per_owner_day=None)
+    without.conversation("k").ask("Before there was an owner")
+    without.conversation("k").describe(owner=OWNER)
+    answer = without.conversation("k").ask("Where is my parcel?")
+    assert without.journal.budgets is None
+    assert "budget_totals" not in {name for (name,) in query(any_db_url, TABLES[any_db_url[:6]])}
+    first = opened(max_cost_per_conversation=5)
+    first.conversation("k").append("user", "Thanks")
+    spent = answer.usage.input_tokens * PRICE["input"] + answer.usage.output_tokens * PRICE["output"]
+    assert used(first, today()) == (spent, 0)
+    assert used(first, "conversation:k")[0] > spent
+    answer = without.conversation("k").ask("And the other one?")
+    second = opened(max_cost_per_conversation=5)
+    second.conversation("k").append("user", "Thanks")
+    more = answer.usage.input_tokens * PRICE["input"] + answer.usage.output_tokens * PRICE["output"]
+    assert used(second, today()) == (spent + more, 0)
+
+
+TABLES = {
+    "sqlite": "SELECT name FROM sqlite_master",
+    "postgr": "SELECT tablename FROM pg_tables WHERE schemaname = current_schema()",
+}
+
+
+def test_a_rebuild_counts_what_the_commits_counted(
+    opened: Callable[..., Ledger], any_db_url: str, simulator: Any
+) -> None:
+    ledger = opened(max_cost_per_conversation=5)
+    for number in range(3):
+        chat = ledger.conversation(f"k{number}")
+        chat.describe(owner=OWNER if number else "")
+        chat.ask("Where is my parcel?")
+    simulator.add_fault("POST /chat/completions", lose_answer=True)
+    refused(ledger, "k1")
+    exchange_id = ledger.conversation("k2").append("user", "Hi").message_id
+    ledger.journal.commit("k2", lambda it: it.start_run(exchange_id, RunPlan("chat", "gpt-5.5", cost_reserved=700)))
+    before = totals(any_db_url)
+    assert any(reserved == 700 for _, _, reserved in before)
+    ledger.rebuild_views()
+    assert totals(any_db_url) == before
+
+
+def test_a_ledger_without_a_budget_has_no_tables_of_budgets_and_reserves_nothing(
+    opened: Callable[..., Ledger], any_db_url: str
+) -> None:
+    ledger = opened(max_cost_per_owner_day=None)
+    ledger.conversation("k").ask("Where is my parcel?")
+    (started,) = [each for each in ledger.journal.history("k") if isinstance(each, RunStarted)]
+    assert started.cost_reserved is None
+    assert not [name for (name,) in query(any_db_url, TABLES[any_db_url[:6]]) if name.startswith("budget")]
+
+
+def test_questions_of_one_owner_in_many_processes_spend_at_most_the_limit(any_db_url: str, simulator: Any) -> None:
+    ledger_of(any_db_url, simulator.base_url).close()
+    script = str(Path(__file__).with_name("budgeting.py"))
+    command = [sys.executable, script, any_db_url, simulator.base_url, str(PROCESSES), str(ASKS)]
+    outcomes = Counter(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.split())
+    assert outcomes.total() == PROCESSES * ASKS
+    assert outcomes.keys() == {"answered", "over_budget"}
+    with ledger_of(any_db_url, simulator.base_url) as ledger:
+        runs: dict[str, int] = {}
+        over = cost = 0
+        for _, event in ledger.journal.logged():
+            if isinstance(event, RunStarted) and event.cost_reserved is not None:
+                runs[event.run_id] = event.cost_reserved
+            elif isinstance(event, RunCompleted):
+                usage = event.usage
+                own = usage["input_tokens"] * PRICE["input"] + usage["output_tokens"] * PRICE["output"]
+                cost, over = cost + own, over + max(own - runs[event.run_id], 0)
+            elif isinstance(event, RunFailed):
+                assert event.code == "over_budget"
+        spent, reserved = used(ledger, today())
+    assert (spent, reserved) == (cost, 0)
+    assert spent <= billionths(LIMIT_USD) + over
