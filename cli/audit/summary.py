@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..main import KEY, Exit, MomentParameter, common, invocation, opened
-from ..output import WIDE_TERMINAL, bar, console, emit_many, note, span, table
+from ..output import WIDE_TERMINAL, bar, console, counted, emit_many, note, span, table
 from ..terminal import printable
 
 if TYPE_CHECKING:
@@ -17,10 +17,12 @@ if TYPE_CHECKING:
     from threadledger.domain.failures import SummaryRow
     from threadledger.domain.ledger import Ledger
 
-BY = ("cause", "code", "backend", "model", "profile", "actor", "day", "hour")
+BY = ("cause", "code", "backend", "model", "profile", "actor", "owner", "conversation", "day", "hour")
 
 WIDE = ("runs", "failed", "rate", "", "fallbacks", "answered", "unanswered", "p50", "p95", "input", "output")
 NARROW = ("runs", "failed", "rate", "", "unanswered", "p95")
+OF_SPENDERS, OF_MODELS = ("cached", "cost"), ("ratings", "mean rating")
+"""Columns of a summary by owner or conversation, and by model, in addition."""
 
 BAR_CHARS, NARROW_BAR_CHARS = 20, 8
 
@@ -38,6 +40,8 @@ PROFILE_HASH_CHARS = 8
 def summary(by: str, since: datetime | None, until: datetime | None, actor: str | None) -> int:
     """Show counts, failure rates, durations and tokens of runs, with bars for the number of failures.
 
+    By owner and conversation, the costs are shown, if the extra `prices` is installed; by model, the ratings of answers.
+
     By cause and by code, `runs` counts all runs, because only failed runs have a cause. `answered` and `unanswered` count
     exchanges, which may have several failed runs each.
     """
@@ -48,7 +52,14 @@ def summary(by: str, since: datetime | None, until: datetime | None, actor: str 
         emit_many((row.as_json() for row in rows), ())
     elif rows:
         wide = console().width >= WIDE_TERMINAL
-        console().print(table([_drawn(row, rows, names, wide) for row in rows], (by, *(WIDE if wide else NARROW))))
+        more = {"owner": OF_SPENDERS, "conversation": OF_SPENDERS, "model": OF_MODELS}.get(by, ())
+        columns = (*(WIDE if wide else NARROW), *more)
+        console().print(table([_drawn(row, rows, names, wide) for row in rows], (by, *columns)))
+        unpriced = sum(row.unpriced_runs or 0 for row in rows)
+        if unpriced:
+            note(
+                f"the costs lack {counted(unpriced, 'run')} without a known price (pip install 'threadledger[prices]')"
+            )
     else:
         note("no runs failed" if by in {"cause", "code"} else "no runs")
     return Exit.DONE
@@ -73,6 +84,10 @@ def _drawn(row: SummaryRow, rows: Sequence[SummaryRow], names: Mapping[str, str]
         "p95": Text(span(row.p95_seconds), justify="right"),
         "input": row.input_tokens,
         "output": row.output_tokens,
+        "cached": row.cached_tokens,
+        "cost": Text(f"{row.cost:.4f} USD" if row.cost is not None else "", justify="right"),
+        "ratings": row.ratings,
+        "mean rating": Text(f"{row.mean_rating:g}" if row.mean_rating is not None else "", justify="right"),
     }
 
 

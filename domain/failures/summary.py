@@ -1,4 +1,4 @@
-"""Count runs and compute their rates, by cause, code, backend, model, profile, actor, day or hour."""
+"""Count runs and compute their rates, by cause, code, backend, model, profile, actor, owner, conversation, day or hour."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Any
 
-SUMMARY_BY = ("cause", "code", "backend", "model", "profile", "actor", "day", "hour")
-"""Properties by which runs can be counted."""
+SUMMARY_BY = ("cause", "code", "backend", "model", "profile", "actor", "owner", "conversation", "day", "hour")
+"""Properties by which runs can be counted. The owner of a run is the one that its conversation has now."""
 
 BY_FAILURE = frozenset({"cause", "code"})
 """Properties that only failed runs have; other runs count in `runs` alone."""
@@ -36,6 +36,15 @@ class SummaryRow:
     output_tokens: int = 0
     exchanges: int = 0
     """Number of exchanges with a failed run in this row; one exchange may have several, because runs are retried."""
+    cached_tokens: int | None = None
+    """Input tokens that providers read from their caches; this and the costs are counted by owner and conversation only."""
+    cost: float | None = None
+    """Sum of the known costs in US dollars; None if no cost is known."""
+    unpriced_runs: int | None = None
+    """Number of runs with tokens whose price is unknown: they are not in `cost`."""
+    ratings: int | None = None
+    """Number of ratings of what the runs said; this and their mean are counted by model only."""
+    mean_rating: float | None = None
 
     @property
     def failure_rate(self) -> float:
@@ -70,6 +79,11 @@ class SummaryRow:
             "input_tokens": self.input_tokens,
             "output_tokens": self.output_tokens,
             "exchanges": self.exchanges,
+            "cached_tokens": self.cached_tokens,
+            "cost": self.cost,
+            "unpriced_runs": self.unpriced_runs,
+            "ratings": self.ratings,
+            "mean_rating": self.mean_rating,
         }
 
 

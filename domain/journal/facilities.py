@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ..conversation.listing import ConversationFilter, MessageSearch, SearchHit
     from ..conversation.run_filters import ExchangeFilter, ProfileRuns, RunFilter
     from ..failures import BackendEnd, FailureGroup, RecordedFailure, SummaryRow
+    from .budgets import Price
     from .ports import UpkeepProgress
 
 
@@ -81,11 +82,16 @@ class Views(Protocol):
         ...
 
     def summary(
-        self, by: str, since: datetime | None = None, until: datetime | None = None, actor: str | None = None
+        self,
+        by: str,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        actor: str | None = None,
+        price: Price | None = None,
     ) -> list[SummaryRow]:
         """Return counts and rates of the runs that started within these times, grouped by one of `SUMMARY_BY`.
 
-        With an actor, only the runs that it caused count.
+        With an actor, only the runs that it caused count. By owner and conversation, `price` computes the costs.
         """
         ...
 

@@ -339,7 +339,8 @@ class Ledger:
     ) -> list[SummaryRow]:
         """Return counts, rates, durations and tokens of the runs started within these times, or of one actor's runs.
 
-        `by` is one of `SUMMARY_BY`. Overdue runs are closed first.
+        `by` is one of `SUMMARY_BY`. By `owner` (as of now) and `conversation`, the rows have costs and are sorted by them, if the
+        extra `prices` is installed; by `model` they have the ratings of the answers. Overdue runs are closed first.
 
         Raises:
             InvalidInput: `by` is not one of `SUMMARY_BY`.
@@ -350,7 +351,8 @@ class Ledger:
         if by not in SUMMARY_BY:
             raise InvalidInput(f"runs cannot be counted by {by!r}: use one of {', '.join(SUMMARY_BY)}")
         self.close_overdue_runs()
-        return self.journal.views.summary(by, moment_of(since), moment_of(until), wanted_actor(actor))
+        times = moment_of(since), moment_of(until)
+        return self.journal.views.summary(by, *times, wanted_actor(actor), self.journal.price)
 
     def profiles(self, limit: int | None = None, after: str | None = None) -> Page[ListedProfile]:
         """Return all profiles that were ever defined, newest first, with the outcome of their runs; pages are as in `failures`.

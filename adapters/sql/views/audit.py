@@ -27,7 +27,7 @@ from threadledger.domain.failures import (
 from threadledger.domain.ids import from_iso, now, to_iso
 from threadledger.domain.journal import Row, UnansweredRun, refuse_changed
 
-from . import figures
+from . import figures, ratings
 from .catching_up import View
 from .run_pages import IN_ORDER, Place, newest_of
 from .runs import (
@@ -36,6 +36,7 @@ from .runs import (
     TABLE,
     Causes,
     FoldedRuns,
+    RatedFacts,
     RunRow,
     TakenRun,
     because_of,
@@ -80,6 +81,7 @@ class RunChanges:
     counters: figures.Counters
     places: Sequence[tuple[str, str]]
     """Group and conversation of each failure in the rows, before and after the events."""
+    ratings: Sequence[tuple[Any, ...]] = ()
 
 
 class AuditView(View[KnownRuns, RunChanges]):
@@ -87,8 +89,8 @@ class AuditView(View[KnownRuns, RunChanges]):
 
     name = "audit"
     # Two digits each: the version of the tables, of the diagnosis table, and of the normalization rule.
-    version = 10_000 * 6 + 100 * DIAGNOSIS_VERSION + RULE_VERSION
-    topics = RUN_TOPICS
+    version = 10_000 * 7 + 100 * DIAGNOSIS_VERSION + RULE_VERSION
+    topics = (*RUN_TOPICS, "MessageRated")
 
     def __init__(self) -> None:
         self._causes: Causes = {}
@@ -103,11 +105,11 @@ class AuditView(View[KnownRuns, RunChanges]):
             "then_started": "" if is_sqlite else ", started"
         }  # the number of a row is in every index of SQLite
         differing |= {"plain": "" if is_sqlite else ' COLLATE "C"', "position": "INTEGER" if is_sqlite else "BIGINT"}
-        for statement in (TABLE, *INDEXES, *figures.TABLES):
+        for statement in (TABLE, *INDEXES, *figures.TABLES, ratings.TABLE):
             transaction.execute(statement.format(begin=begin, runs=f"{begin}runs", **differing))
 
     def load(self, transaction: ViewTransaction, generation: int, taken: Sequence[TakenRun]) -> KnownRuns:
-        exchange_ids, run_ids = touched(taken)
+        exchange_ids, run_ids = touched(each for each in taken if each[3].__class__ is not RatedFacts)
         runs = f"{self.prefix(generation)}runs"
         if run_ids:
             reversed_ids = sorted(run_id[::-1] for run_id in run_ids)
@@ -125,11 +127,13 @@ class AuditView(View[KnownRuns, RunChanges]):
         places = _places(folded)
         if len(self._causes) > CAUSES_MAX:
             self._causes.clear()
-        folded.take(taken, groups, self._causes)
+        rated = [each for each in taken if each[3].__class__ is RatedFacts]
+        runs = [each for each in taken if each[3].__class__ is not RatedFacts] if rated else taken
+        folded.take(runs, groups, self._causes)
         places |= _places(folded)
         known.counters.add(folded.exchanges.values())
         new, old = folded.rows(taken[0][0] if taken else 0)
-        return RunChanges(new, old, groups, known.counters, sorted(places))
+        return RunChanges(new, old, groups, known.counters, sorted(places), ratings.newest(rated))
 
     def apply(self, transaction: ViewTransaction, generation: int, changes: RunChanges) -> None:
         begin, counters = self.prefix(generation), changes.counters
@@ -140,6 +144,7 @@ class AuditView(View[KnownRuns, RunChanges]):
         transaction.put(f"{begin}groups", ("failure_group",), figures.GROUP_COLUMNS, sorted(named))
         counters.add_places(figures.last_failures(transaction, begin, changes.places))
         counters.write(transaction, begin)
+        transaction.put(f"{begin}ratings", ratings.KEY, ratings.COLUMNS, changes.ratings)
 
     def failures(
         self, transaction: ViewTransaction, generation: int, wanted: FailureFilter, limit: int | None
@@ -195,8 +200,10 @@ class AuditView(View[KnownRuns, RunChanges]):
         until: datetime | None,
         actor: str | None = None,
     ) -> list[SummaryRow]:
-        """Return a summary of the runs; see `summary`."""
-        return figures.summary(transaction, self.prefix(generation), by, since, until, storable(actor))
+        """Return a summary of the runs; see `summary`. By model it has the ratings of their answers."""
+        begin, actor = self.prefix(generation), storable(actor)
+        rows = figures.summary(transaction, begin, by, since, until, actor)
+        return ratings.with_ratings(transaction, begin, rows, since, until, actor) if by == "model" else rows
 
     def failure_days(
         self, transaction: ViewTransaction, generation: int, since: datetime | None, until: datetime | None
@@ -244,6 +251,7 @@ class AuditView(View[KnownRuns, RunChanges]):
             pass
         self.groups(transaction, generation, None, now())
         self.summary(transaction, generation, "cause", None, None)
+        self.summary(transaction, generation, "model", None, None)
 
     def _pages(
         self,

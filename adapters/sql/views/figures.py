@@ -385,7 +385,7 @@ def summary(
     all_runs = len(others) if by in BY_FAILURE else None
     if actor is None:
         all_runs = _add_whole_hours(transaction, begin, by, period, tallies, all_runs)
-    rows = [_summary_row(by, value, tally, all_runs) for value, tally in tallies.items() if tally.counts[0]]
+    rows = [summary_row(by, value, tally, all_runs) for value, tally in tallies.items() if tally.counts[0]]
     return SummaryRow.ranked(rows)
 
 
@@ -417,7 +417,8 @@ def _value(run: RunRow, by: str) -> str | None:
     return value
 
 
-def _summary_row(by: str, value: str | None, tally: RunTally, all_runs: int | None) -> SummaryRow:
+def summary_row(by: str, value: str | None, tally: RunTally, all_runs: int | None) -> SummaryRow:
+    """Return the row of a summary for one value; `all_runs` is the number of all runs, if the row shows it."""
     runs, failed, fallbacks, exchanges, answered, input_tokens, output_tokens = tally.counts
     took = tally.durations()
     return SummaryRow(

@@ -77,6 +77,8 @@ class RunRow(msgspec.Struct):
     answered_by: str | None = None
     spread: Flag = 0
     """Whether the runs of its exchange started in different hours, so that counters by hour do not include them."""
+    cached_tokens: int = 0
+    """Input tokens that the provider read from its cache."""
 
 
 _TYPES = {"int": "bigint", "Flag": "smallint", "str": "text", "float": "double precision"}
@@ -109,7 +111,8 @@ TABLE = """CREATE TABLE {runs} (
     tells SMALLINT NOT NULL,
     abandoned SMALLINT NOT NULL,
     answered_by TEXT,
-    spread SMALLINT NOT NULL
+    spread SMALLINT NOT NULL,
+    cached_tokens BIGINT NOT NULL
 )"""
 
 INDEXES = (
@@ -170,6 +173,15 @@ class AbandonedFacts(msgspec.Struct):
     exchange_id: Any
 
 
+class RatedFacts(msgspec.Struct):
+    """Hold the fields of `MessageRated` that a row of ratings needs."""
+
+    message_id: Any
+    message_version: Any
+    score: Any
+    actor: Any = None
+
+
 TakenRun = tuple[int, str, str, Any]
 """Event of a run: position, stream, time (ISO 8601), and one of the classes above, or `RunFailed`."""
 
@@ -178,6 +190,7 @@ _KINDS: dict[str, type[msgspec.Struct]] = {
     "RunCompleted": CompletedFacts,
     "FallbackUsed": FallbackFacts,
     "ExchangeAbandoned": AbandonedFacts,
+    "MessageRated": RatedFacts,
 }
 _DECODERS = {
     topic: (msgspec.json.Decoder(kind).decode, kind, events.EVENTS[topic].SCHEMA) for topic, kind in _KINDS.items()
@@ -213,6 +226,8 @@ def taken_run(row: Row) -> TakenRun | None:
     kind = fact.__class__
     if kind is StartedFacts:
         is_usable = _is_id(fact.run_id) and _is_id(fact.exchange_id)
+    elif kind is RatedFacts:
+        is_usable = fact.message_id.__class__ is str and is_rating(fact.message_version, fact.score)
     else:
         is_usable = _is_id(
             fact.exchange_id if kind is AbandonedFacts else fact.failed_run_id if kind is FallbackFacts else fact.run_id
@@ -221,6 +236,11 @@ def taken_run(row: Row) -> TakenRun | None:
         unusable = TypeError("an id is not text that every database can store")
         raise CorruptEvent(f"event {row[2]} of {stream!r} has an unusable id") from unusable
     return position, stream, at, fact
+
+
+def is_rating(version: Any, score: Any) -> bool:
+    """Return whether the version and the score of a rating can be stored."""
+    return version.__class__ is int and 0 < version <= TOKENS_MAX and _seconds(score) is not None
 
 
 def _is_id(given: Any) -> bool:
@@ -306,6 +326,8 @@ class FoldedRuns:
         run.completed, run.ended_at, run.tells = position, at, 1
         run.seconds = _seconds(fact.duration_seconds)
         run.input_tokens, run.output_tokens = _tokens(fact.usage, "input_tokens"), _tokens(fact.usage, "output_tokens")
+        if "cached_tokens" in fact.usage:
+            run.cached_tokens = _tokens(fact.usage, "cached_tokens")
         if not run.shadow:
             answered_by = run.answered_by if fact.goes_on else fact.run_id
             for each in self.exchanges[run.exchange_id]:

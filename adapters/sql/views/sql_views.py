@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from threadledger.domain.conversation.run_filters import ExchangeFilter, ProfileRuns, RunFilter
     from threadledger.domain.failures import BackendEnd, FailureGroup, RecordedFailure, SummaryRow
     from threadledger.domain.journal import UnansweredRun
+    from threadledger.domain.journal.budgets import Price
 
     from ..database import Database
     from ..recorder import Recorder
@@ -45,6 +46,9 @@ T = TypeVar("T")
 
 CONVERSATIONS_AT_ONCE = 1_000
 """Number of conversations read per query, if not all of them are wanted at once."""
+
+SPENDERS = ("owner", "conversation")
+"""Properties of a summary by which costs are added up."""
 
 UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, RecursionError)
 """Errors in reading a row whose JSON or columns are not as they were written."""
@@ -130,8 +134,21 @@ class SqlViews:
         )
 
     def summary(
-        self, by: str, since: datetime | None = None, until: datetime | None = None, actor: str | None = None
+        self,
+        by: str,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        actor: str | None = None,
+        price: Price | None = None,
     ) -> list[SummaryRow]:
+        if by in SPENDERS:
+            from .spending import spending
+
+            def spent(transaction: ViewTransaction, runs: int, states: int) -> list[SummaryRow]:
+                begin, owners = self._audit.prefix(runs), self._conversations.table(states)
+                return spending(transaction, begin, owners, by, since, until, actor, price)
+
+            return self._read(spent, self._audit, self._conversations)
         return self._read(
             lambda transaction, runs: self._audit.summary(transaction, runs, by, since, until, actor), self._audit
         )
