@@ -154,6 +154,8 @@ VALUES = {
     "actor": lambda run, _: run.actor,
     "day": lambda run, _: to_iso(run.started_at)[:10],
     "hour": lambda run, _: to_iso(run.started_at)[:13] + ":00:00Z",
+    "conversation": lambda run, failure: run.key,
+    "owner": lambda run, failure: None,
 }
 
 
