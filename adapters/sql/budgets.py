@@ -117,8 +117,7 @@ class SqlBudgets:
         def again(transaction: Transaction) -> None:
             self._create(transaction)
             self._lock(transaction.execute)
-            for name in _NAMES:
-                transaction.execute(f"DELETE FROM {name}")
+            self._empty(transaction.execute)
             while self._read_page(transaction):
                 pass
 
@@ -140,6 +139,10 @@ class SqlBudgets:
         if not self._database.kind.locks_when_writing:
             execute(_LOCK)
 
+    def _empty(self, execute: Execute) -> None:
+        for name in _NAMES:
+            execute(f"DELETE FROM {name}")
+
     def _read_page(self, transaction: Transaction) -> bool:
         """Count what the log holds after the noted position; return whether there is more.
 
@@ -149,6 +152,9 @@ class SqlBudgets:
         self._lock(execute)
         position = next((int(at) for (at,) in execute("SELECT position FROM budget_position").fetchall()), None)
         last = int(execute("SELECT coalesce(max(position), 0) FROM events").fetchone()[0])
+        if position is not None and position > last:  # the log was rewound
+            self._empty(execute)
+            position = None
         upto = min((position or 0) + PAGE_POSITIONS, last)
         if position is not None and upto <= position:
             return False

@@ -15,26 +15,26 @@ if TYPE_CHECKING:
     from ..conversation import RunPlan
     from ..conversation.messages import Message
     from ..journal import Journal
-    from ..journal.budgets import Budgets
     from .backend import BackendRequest
 
 
 def started_within_budget(
     journal: Journal,
-    budgets: Budgets,
     plan: RunPlan,
     request: BackendRequest,
     ending: Sequence[Message],
     start: Callable[[RunPlan], str],
-) -> tuple[str, RunPlan, Failure | None]:
-    """Record the start of a run with a reservation of its highest cost; return its id, its plan, and why it is refused.
+) -> tuple[str, Failure | None]:
+    """Record the start of a run with a reservation of its highest cost; return its id, and why it is refused, if it is.
 
     A refused run reserves nothing, and its backend must not be called.
     """
-    conversation = journal.load(request.key)
+    budgets, conversation = journal.budgets, journal.load(request.key)
+    if budgets is None:
+        return start(plan), None
     setting = budgets.limits.setting_for(owner_of(conversation) if conversation is not None else "")
     if not setting:
-        return start(plan), plan, None
+        return start(plan), None
     usage = Usage(_input_tokens(request, ending), _output_tokens(request, budgets.limits.output_tokens))
     cost = budgets.price(plan.backend, plan.model, usage, now())
     if cost is None:
@@ -42,18 +42,17 @@ def started_within_budget(
             f"no price of {plan.model!r} on {plan.backend} is known, which the budget {setting} needs: nothing was sent; "
             "install the prices with pip install 'threadledger[prices]', choose a model with a price, or unset the budget"
         )
-        return start(plan), plan, Failure("refused", code=Cause.OVER_BUDGET.value, message=message)
+        return start(plan), Failure("refused", code=Cause.OVER_BUDGET.value, message=message)
     highest = billionths(cost)
-    reserving = plan.replaced(cost_reserved=highest)
     try:
-        return start(reserving), reserving, None
+        return start(plan.replaced(cost_reserved=highest)), None
     except OverBudget as over:
         left = max(over.limit - over.used, 0)
         message = (
             f"this run may cost {in_dollars(highest)}, and of the budget {over.setting} of {in_dollars(over.limit)} only "
             f"{in_dollars(left)} is left: nothing was sent"
         )
-    return start(plan), plan, Failure("refused", code=Cause.OVER_BUDGET.value, message=message)
+    return start(plan), Failure("refused", code=Cause.OVER_BUDGET.value, message=message)
 
 
 def _input_tokens(request: BackendRequest, ending: Sequence[Message]) -> int:

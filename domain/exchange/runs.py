@@ -272,7 +272,7 @@ class Runs:
         if said:  # outside the linked thread, which must not contain the unfinished text
             is_apart = plan.apart or backend.thread is not None
             plan = plan.replaced(apart=is_apart, continues_run_id=said_by, continued_chars=len(said))
-        run_id, plan, refusal = self._recorded(plan, request)
+        run_id, refusal = self._recorded(plan, request)
         self._must_be_open = True
         if dropped:
             from .omissions import without
@@ -286,17 +286,14 @@ class Runs:
             request = replace(request, memory=with_beginning_said(request.memory, said))
         return Run(run_id, candidate, plan, memory, request, time.monotonic(), said=said, refusal=refusal)
 
-    def _recorded(self, plan: RunPlan, request: BackendRequest) -> tuple[str, RunPlan, Failure | None]:
-        """Record the start of a run, within the budgets if there are any; return its id, its plan, and why it is refused."""
-        budgets = self._journal.budgets
-        if budgets is None:
-            return self._records.start(plan, self._failed, self._must_be_open), plan, None
+    def _recorded(self, plan: RunPlan, request: BackendRequest) -> tuple[str, Failure | None]:
+        """Record the start of a run, within the budgets if there are any; return its id, and why it is refused, if it is."""
+        start = partial(self._records.start, failed=self._failed, must_be_open=self._must_be_open)
+        if self._journal.budgets is None:
+            return start(plan), None
         from .budget import started_within_budget
 
-        def start(chosen: RunPlan) -> str:
-            return self._records.start(chosen, self._failed, self._must_be_open)
-
-        return started_within_budget(self._journal, budgets, plan, request, self._mode.ending, start)
+        return started_within_budget(self._journal, plan, request, self._mode.ending, start)
 
     def _profile(self) -> Profile:
         """Return the profile of the runs; a shadow run waits for nobody: its tools change nothing."""

@@ -18,10 +18,11 @@ from threadledger.domain import ids
 from threadledger.domain.conversation import RunPlan
 from threadledger.domain.conversation.events import RunCompleted, RunFailed, RunStarted
 from threadledger.domain.errors import AllBackendsFailed
+from threadledger.domain.exchange.records import Run, RunRecords
 from threadledger.domain.journal.budgets import billionths
 from threadledger.domain.ledger import Ledger
 
-from ..adapters.writing import query
+from ..adapters.writing import query, rewind
 from .budgeting import LIMIT_USD, OWNER, ledger_of
 from .storming import shifted
 
@@ -151,6 +152,48 @@ def test_a_dead_run_keeps_its_reservation_which_counts_as_spent_once_it_is_close
     monkeypatch.setattr(ids, "datetime", shifted(timedelta(hours=1).total_seconds()))
     assert len(ledger.journal.close_overdue_runs()) == 1
     assert used(ledger, "conversation:k") == (700, 0)
+
+
+def test_an_answer_that_arrives_after_its_run_was_closed_is_kept_whatever_is_left(
+    opened: Callable[..., Ledger], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = opened(max_cost_per_conversation=0.13)
+    complete = RunRecords.complete
+
+    def after_it_was_closed(self: RunRecords, run: Run, *args: Any) -> Any:
+        ledger.journal.commit("k", lambda it: it.close_runs([run.run_id]))
+        return complete(self, run, *args)
+
+    monkeypatch.setattr(RunRecords, "complete", after_it_was_closed)
+    answer = ledger.conversation("k").ask("Where is my parcel?")
+    starts = [each for each in ledger.journal.history("k") if isinstance(each, RunStarted)]
+    assert answer.text
+    assert [each.cost_reserved is None for each in starts] == [False, True]
+    assert used(ledger, "conversation:k")[0] > (starts[0].cost_reserved or 0)
+
+
+def test_a_rewound_log_is_counted_again(opened: Callable[..., Ledger], any_db_url: str) -> None:
+    ledger = opened(max_cost_per_conversation=5)
+    ledger.conversation("kept").ask("Where is my parcel?")
+    before = totals(any_db_url)
+    position = max(position for position, _ in ledger.journal.logged())
+    ledger.conversation("lost").ask("Where is my parcel?")
+    opened(max_cost_per_conversation=5).conversation("kept").append("user", "Thanks")
+    ledger.close()
+    rewind(any_db_url, position)
+    opened(max_cost_per_conversation=5).conversation("kept").append("user", "Thanks")
+    assert totals(any_db_url) == before
+
+
+def test_a_backup_keeps_what_was_spent(opened: Callable[..., Ledger], tmp_path: Path, simulator: Any) -> None:
+    ledger = opened(max_cost_per_conversation=5)
+    ledger.conversation("k").ask("Where is my parcel?")
+    ledger.back_up(tmp_path / "backup.db")
+    assert list(ledger.check()) == []
+    url = f"sqlite:///{tmp_path / 'backup.db'}"
+    with ledger_of(url, simulator.base_url, max_cost_per_conversation=5) as copy:
+        copy.conversation("other").append("user", "Hi")
+        assert used(copy, "conversation:k") == used(ledger, "conversation:k")
 
 
 def test_own_runs_are_counted_and_never_refused(opened: Callable[..., Ledger]) -> None:

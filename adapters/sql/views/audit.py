@@ -109,7 +109,7 @@ class AuditView(View[KnownRuns, RunChanges]):
             transaction.execute(statement.format(begin=begin, runs=f"{begin}runs", **differing))
 
     def load(self, transaction: ViewTransaction, generation: int, taken: Sequence[TakenRun]) -> KnownRuns:
-        exchange_ids, run_ids = touched(each for each in taken if each[3].__class__ is not RatedFacts)
+        exchange_ids, run_ids = touched(taken)
         runs = f"{self.prefix(generation)}runs"
         if run_ids:
             reversed_ids = sorted(run_id[::-1] for run_id in run_ids)

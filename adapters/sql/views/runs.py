@@ -391,7 +391,7 @@ def touched(taken: Iterable[TakenRun]) -> tuple[set[str], set[str]]:
             exchange_ids.add(fact.exchange_id)
         elif kind is FallbackFacts:
             run_ids.add(fact.failed_run_id)
-        else:
+        elif kind is not RatedFacts:
             run_ids.add(fact.run_id)
     return exchange_ids, run_ids - begun
 
