@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from threading import Thread
 from typing import Any, cast
 
 import pytest
@@ -28,6 +29,8 @@ from .storming import shifted
 
 PROCESSES, ASKS = (8, 25) if "THREADLEDGER_SOAK" in os.environ else (4, 10)
 """Number of processes, and of questions that each asks at once. `make soak` asks 200."""
+
+ALL = PROCESSES * ASKS
 
 PRICE = {"input": 5_000, "cached": 500, "output": 30_000}
 """Billionths of a US dollar for a token of gpt-5.5."""
@@ -273,25 +276,59 @@ def test_a_ledger_without_a_budget_has_no_tables_of_budgets_and_reserves_nothing
     assert not [name for (name,) in query(any_db_url, TABLES[any_db_url[:6]]) if name.startswith("budget")]
 
 
+def test_a_reservation_waits_for_another_one_that_is_not_committed_yet(
+    postgres_url: str, simulator: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite has one writer at a time."""
+    outcomes: list[str] = []
+    with ledger_of(postgres_url, simulator.base_url) as first, ledger_of(postgres_url, simulator.base_url) as second:
+        for ledger, key in ((first, "one"), (second, "two")):
+            ledger.conversation(key).describe(owner=OWNER)
+        exchange_id = first.conversation("one").append("user", "Hi").message_id
+
+        def ask() -> None:
+            outcomes.append(refused(second, "two").cause.value)
+
+        asking = Thread(target=ask)
+        budgets = first.journal.budgets
+        add = cast("SqlBudgets", budgets)._add
+
+        def add_and_let_the_other_ask(*args: Any) -> None:
+            add(*args)
+            asking.start()
+            while asking.is_alive() and not query(postgres_url, "SELECT 1 FROM pg_locks WHERE NOT granted"):
+                pass
+
+        monkeypatch.setattr(budgets, "_add", add_and_let_the_other_ask)
+        plan = RunPlan("chat", "gpt-5.5", cost_reserved=billionths(0.9))
+        first.journal.commit("one", lambda it: it.start_run(exchange_id, plan))
+        asking.join()
+    assert outcomes == ["over_budget"]
+
+
 def test_questions_of_one_owner_in_many_processes_spend_at_most_the_limit(any_db_url: str, simulator: Any) -> None:
+    """Each answer costs more than was reserved. The order of the log is that of the commits."""
+    simulator.answer(*[{"output": ["It is there."], "usage": {"input_tokens": 50, "output_tokens": 4_200}}] * ALL)
     ledger_of(any_db_url, simulator.base_url).close()
     script = str(Path(__file__).with_name("budgeting.py"))
     command = [sys.executable, script, any_db_url, simulator.base_url, str(PROCESSES), str(ASKS)]
     outcomes = Counter(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.split())
-    assert outcomes.total() == PROCESSES * ASKS
-    assert outcomes.keys() == {"answered", "over_budget"}
+    cost = 50 * PRICE["input"] + 4_200 * PRICE["output"]
     with ledger_of(any_db_url, simulator.base_url) as ledger:
-        runs: dict[str, int] = {}
-        over = cost = 0
-        for _, event in ledger.journal.logged():
-            if isinstance(event, RunStarted) and event.cost_reserved is not None:
-                runs[event.run_id] = event.cost_reserved
-            elif isinstance(event, RunCompleted):
-                usage = event.usage
-                own = usage["input_tokens"] * PRICE["input"] + usage["output_tokens"] * PRICE["output"]
-                cost, over = cost + own, over + max(own - runs[event.run_id], 0)
-            elif isinstance(event, RunFailed):
-                assert event.code == "over_budget"
-        spent, reserved = used(ledger, today())
-    assert (spent, reserved) == (cost, 0)
-    assert spent <= billionths(LIMIT_USD) + over
+        logged = [event for _, event in ledger.journal.logged()]
+        spent = used(ledger, today())
+    reserved: dict[str, int] = {}
+    held = over = 0
+    for event in logged:
+        if isinstance(event, RunStarted) and event.cost_reserved is not None:
+            reserved[event.run_id] = event.cost_reserved
+            held += event.cost_reserved
+            assert held <= billionths(LIMIT_USD) + over
+        elif isinstance(event, RunCompleted):
+            held += cost - reserved[event.run_id]
+            over += cost - reserved[event.run_id]
+    assert outcomes.total() == ALL
+    assert outcomes == {"answered": len(reserved), "over_budget": ALL - len(reserved)}
+    assert {event.code for event in logged if isinstance(event, RunFailed)} == {"over_budget"}
+    assert spent == (cost * outcomes["answered"], 0)
+    assert LIMIT_USD / 2 < spent[0] / 1e9 <= LIMIT_USD + over / 1e9
