@@ -1,6 +1,7 @@
 """`threadledger.toml`: one more place for settings, and the backends that an app names."""
 
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -9,10 +10,12 @@ from hypothesis import strategies as st
 
 from threadledger.adapters import Settings, load_settings, named_backends, origins
 from threadledger.adapters.anthropic import AnthropicClient
+from threadledger.adapters.costs import price_of_run
 from threadledger.adapters.named_backends import RESERVED, Endpoints, NamedBackend, key_of, read_config
 from threadledger.adapters.prices import price
 from threadledger.adapters.wiring import client_of
 from threadledger.domain.conversation import Profile
+from threadledger.domain.conversation.messages import Usage
 from threadledger.domain.errors import FileMissing, InvalidSettings
 from threadledger.domain.exchange import Services
 
@@ -366,3 +369,8 @@ kind = "chat"
     assert services.cost("private", "gpt-4o", 1_000_000, 1_000_000) is None
     assert services.cost("mine", "gpt-4o", 1_000_000, 1_000_000) is None
     assert services.cost("second", "gpt-4o", 1_000_000, 0) == price("gpt-4o", 1_000_000, 0) == 2.5
+    settings, used, at = load_settings(openai_api_key="sk-home"), Usage(1_000_000, 1_000_000), datetime.now(UTC)
+    assert price_of_run(settings, "mistral", "mistral-large-latest", used, at) == dear
+    assert price_of_run(settings, "private", "gpt-4o", used, at) is None
+    assert price_of_run(settings, "second", "gpt-4o", Usage(1_000_000, 0), at) == 2.5
+    assert price_of_run(settings, "chat", "gpt-4o", Usage(1_000_000, 0, 1_000_000), at) == 1.25

@@ -249,8 +249,9 @@ TABLES = {
 
 
 def test_a_rebuild_counts_what_the_commits_counted(
-    opened: Callable[..., Ledger], any_db_url: str, simulator: Any
+    opened: Callable[..., Ledger], any_db_url: str, simulator: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("threadledger.adapters.sql.budgets.PAGE_POSITIONS", 2)
     ledger = opened(max_cost_per_conversation=5)
     for number in range(3):
         chat = ledger.conversation(f"k{number}")
