@@ -102,7 +102,17 @@ def test_the_next_message_starts_a_conversation_with_nothing_of_the_old_one(ledg
     assert isinstance(first, events.ConversationStarted)
     assert (first.key, first.generation) == ("k", 1)
     own, other = ledger.state("k"), ledger.state("fresh")
-    same = ("messages", "exchanges", "failed_runs", "unanswered", "links", "pins", "described", "description", "answered")
+    same = (
+        "messages",
+        "exchanges",
+        "failed_runs",
+        "unanswered",
+        "links",
+        "pins",
+        "described",
+        "description",
+        "answered",
+    )
     assert {name: getattr(own, name) for name in same} == {name: getattr(other, name) for name in same}
     assert chat.memory().digest() == fresh.memory().digest()
     assert texts(chat) == texts(chat, last=1) == texts(chat, tokens=100) == ["new"]
@@ -144,7 +154,13 @@ def test_messages_of_the_deleted_conversation_are_not_found_again(ledger: Any) -
     old = chat.append("user", "old")
     chat.delete()
     chat.append("user", "new")
-    for use in (chat.variants, chat.pin, chat.select_branch, lambda each: chat.edit(each, "x"), lambda each: chat.rate(each, 1)):
+    for use in (
+        chat.variants,
+        chat.pin,
+        chat.select_branch,
+        lambda each: chat.edit(each, "x"),
+        lambda each: chat.rate(each, 1),
+    ):
         with pytest.raises(MessageNotFound):
             use(old.message_id)
     chat.retract(old.message_id)
@@ -176,7 +192,14 @@ def test_a_deleted_conversation_is_not_listed_searched_counted_or_planned(ledger
     assert ledger.status()["conversations"] == 3
     ledger.conversation("b").delete()
     assert ledger.status()["conversations"] == 2
-    for wanted in ({}, {"owner": "anna"}, {"tag": "t"}, {"search": "word"}, {"limit": 5}, {"order": "started", "limit": 5}):
+    for wanted in (
+        {},
+        {"owner": "anna"},
+        {"tag": "t"},
+        {"search": "word"},
+        {"limit": 5},
+        {"order": "started", "limit": 5},
+    ):
         assert sorted(listed(**wanted)) == ["a", "c"], wanted
     assert [each.key for each in ledger.search("word")] == ["c", "a"]
     assert [each.key for each in ledger.search("word", owner="anna")] == ["c", "a"]

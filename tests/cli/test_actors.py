@@ -46,6 +46,7 @@ WRITING: dict[tuple[str, ...], tuple[tuple[str, ...], bytes]] = {
     ("replay", "resume"): (("JOB", "--max-runs", "1", "--yes"), b""),
     ("replay", "cancel"): (("JOB",), b""),
     ("replay", "reconcile"): (("--all", "--apply", "--yes"), b""),
+    ("delete",): (("k", "--apply", "--yes"), b""),
 }
 """Commands that write events, in an order in which each has something to write, with arguments and standard input."""
 

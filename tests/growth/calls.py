@@ -161,6 +161,21 @@ def _newest_message(place: Place) -> tuple[Place, str]:
     return place, place.chat.append("user", "Not this.").message_id
 
 
+def _deleted(place: Place) -> Any:
+    """Delete a copy of the conversation, and return it."""
+    key = f"{place.new} deleted"
+    place.ledger.fork(place.key, key)
+    place.ledger.conversation(key).delete()
+    return place.ledger.conversation(key)
+
+
+def _begun_again(place: Place) -> Any:
+    chat = _deleted(place)
+    for number in range(LIMIT):
+        chat.append("user", f"Again {number}.")
+    return chat
+
+
 def _last_position(place: Place) -> tuple[Place, int]:
     return place, int(place.ledger.journal.last_cursor().split(".")[2]) - LIMIT
 
@@ -303,6 +318,11 @@ CALLS: dict[str, Call] = {
     ),
     "Chat.branches": whole(MESSAGES, do=lambda it: it.chat.branches(), per=_events),
     "Chat.clear": Call(lambda it: it.chat.clear(), axes=frozenset({CONVERSATIONS}), writes=True),
+    "Chat.append(deleted)": Call(
+        lambda it: it.append("user", "Hello again.", idempotency_key="again"), given=_deleted, writes=True
+    ),
+    "Chat.delete": Call(lambda it: it.chat.delete("asked for"), axes=frozenset({CONVERSATIONS}), writes=True),
+    "Chat.memory(deleted)": Call(lambda it: it.memory(last=5).messages, given=_begun_again, writes=True),
     "Chat.describe": Call(lambda it: it.chat.describe(title=it.new, tags=["a", "b"]), writes=True),
     "Chat.describe(read)": Call(lambda it: it.chat.describe()),
     "Chat.edit": Call(lambda it: it[0].chat.edit(it[1], "This."), given=_newest_message, writes=True),
