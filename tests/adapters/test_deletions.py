@@ -74,8 +74,8 @@ def test_what_is_deleted_is_not_there_for_any_read_by_key(ledger: Any) -> None:
         lambda: chat.variants(message.message_id),
         lambda: chat.edit(message.message_id, "hi"),
         lambda: chat.pin(message.message_id),
-        lambda: chat.clear(),
-        lambda: chat.delete(),
+        chat.clear,
+        chat.delete,
         lambda: ledger.journal.require("k"),
     ):
         with pytest.raises(ConversationNotFound, match="no conversation 'k'"):
@@ -355,13 +355,13 @@ STEPS = st.lists(
 def play(ledger: Any, key: str, steps: list[tuple[str, Any]]) -> None:
     """Perform what is possible of the steps; the texts are the numbers of the steps since the last deletion."""
     chat = ledger.conversation(key)
-    for number, (step, given) in enumerate(steps):
+    for number, (step, value) in enumerate(steps):
         exists = ledger.journal.load(key) is not None
         said = [each.message_id for each in (chat.memory(full=True).messages if exists else ())]
         if step == "append":
-            chat.append(given, f"text {number}", idempotency_key=f"key {number % 3}" if number < 3 else None)
+            chat.append(value, f"text {number}", idempotency_key=f"key {number % 3}" if number < 3 else None)
         elif step in {"edit", "select", "pin", "retract"} and said:
-            message_id = said[given % len(said)]
+            message_id = said[value % len(said)]
             if step == "edit":
                 chat.edit(message_id, f"text {number}")
             elif step == "select":

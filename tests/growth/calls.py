@@ -161,12 +161,15 @@ def _newest_message(place: Place) -> tuple[Place, str]:
     return place, place.chat.append("user", "Not this.").message_id
 
 
+def _copied(place: Place) -> Any:
+    """Return a copy of the conversation."""
+    return place.ledger.fork(place.key, place.new)
+
+
 def _deleted(place: Place) -> Any:
-    """Delete a copy of the conversation, and return it."""
-    key = f"{place.new} deleted"
-    place.ledger.fork(place.key, key)
-    place.ledger.conversation(key).delete()
-    return place.ledger.conversation(key)
+    chat = _copied(place)
+    chat.delete()
+    return chat
 
 
 def _begun_again(place: Place) -> Any:
@@ -321,7 +324,7 @@ CALLS: dict[str, Call] = {
     "Chat.append(deleted)": Call(
         lambda it: it.append("user", "Hello again.", idempotency_key="again"), given=_deleted, writes=True
     ),
-    "Chat.delete": Call(lambda it: it.chat.delete("asked for"), axes=frozenset({CONVERSATIONS}), writes=True),
+    "Chat.delete": Call(lambda it: it.delete("asked for"), given=_copied, writes=True),
     "Chat.memory(deleted)": Call(lambda it: it.memory(last=5).messages, given=_begun_again, writes=True),
     "Chat.describe": Call(lambda it: it.chat.describe(title=it.new, tags=["a", "b"]), writes=True),
     "Chat.describe(read)": Call(lambda it: it.chat.describe()),
@@ -496,6 +499,7 @@ EXCEPTIONS: dict[str, str] = {
     "AsyncLedger.replay": "makes an object",
     "AsyncLedger.schema_before": "a value",
     "AsyncChat.ask": "the effects of Chat.ask",
+    "AsyncChat.delete": "the effects of Chat.delete",
     "AsyncChat.rerun": "the effects of Chat.rerun",
     "AsyncChat.stream": "the effects of Chat.stream",
     "AsyncReplay.resume": "does the work of the plan that it resumes",

@@ -48,6 +48,7 @@ COMMANDS: dict[str, Call] = {
     "list --search": _whole(BOTH, "list", "--search", "parcel", "--limit", f"{LIMIT}", searches=True),
     "list --owner": _flat("list", "--owner", "owner-1", "--limit", f"{LIMIT}", "--cursor"),
     "search": _whole(BOTH, "search", "parcel", "--limit", f"{LIMIT}", searches=True),
+    "delete": _flat("delete", "KEY"),
     "show": _whole(OVER_MESSAGES, "show", "KEY"),
     "show --last": _flat("show", "KEY", "--last", f"{LIMIT}"),
     "diff": _whole(OVER_MESSAGES, "diff", "KEY", "2.."),
