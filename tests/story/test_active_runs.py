@@ -16,7 +16,13 @@ from openai import OpenAI
 
 from threadledger.domain.conversation import RunPlan, parse_message, text_message
 from threadledger.domain.effects import Use
-from threadledger.domain.errors import AllBackendsFailed, ConversationBusy, InvalidMessage, StoreUnavailable
+from threadledger.domain.errors import (
+    AllBackendsFailed,
+    ConversationBusy,
+    ConversationChanged,
+    InvalidMessage,
+    StoreUnavailable,
+)
 from threadledger.domain.exchange import Delta, StartedOver, runs
 from threadledger.domain.failures import Cause
 from threadledger.domain.ids import now
@@ -346,6 +352,32 @@ def test_a_late_answer_of_an_interrupted_run_is_kept(
     assert run.rerun_of == late.failures[0].run_id
     assert types(other).count("RunFailed") == 1
     assert other.failures(unanswered=True) == []
+
+
+@pytest.mark.parametrize("again", [False, True])
+@pytest.mark.parametrize("settings", [PLAIN, IN_A_THREAD])
+def test_a_late_answer_of_a_deleted_conversation_is_refused_and_becomes_part_of_no_other(
+    open_ledger: Callable[..., Ledger],
+    hanging: Callable[..., Future[Any]],
+    gate: Gate,
+    settings: dict[str, Any],
+    again: bool,
+) -> None:
+    first = hanging("first", settings=settings)
+    other = open_ledger(**settings)
+    with pytest.raises(ConversationBusy):
+        other.conversation("k").delete()
+    deleting = open_ledger(**settings, while_running="interrupt")
+    assert set(deleting.conversation("k").delete("asked for")) <= {"conversations"}
+    if again:
+        deleting.conversation("k").append("user", "new")
+    gate.opened.set()
+    with pytest.raises(ConversationChanged, match="was deleted meanwhile"):
+        result(first)
+    assert [each.message.text for each in other.memory("k").messages] == (["new"] if again else [])
+    assert [each.facts.code for each in other.failures()] == ["deleted"]
+    assert [each.type for each in other.events()].count("RunStarted") == 1
+    assert list(other.check()) == []
 
 
 def test_a_late_answer_follows_the_tools_that_its_run_used(
