@@ -141,14 +141,8 @@ def _whole(minimum: int, maximum: int | None = None) -> Callable[[object], int]:
     return read
 
 
-def _dollars(given: object) -> float:
-    """Return a number of US dollars, which may be 0."""
-    is_zero = isinstance(given, (int, float, str)) and str(given).strip() in {"0", "0.0", "0.00"}
-    return 0.0 if is_zero else _seconds(COST_DOLLARS_MAX)(given)
-
-
-def _seconds(maximum: float) -> Callable[[object], float]:
-    """Return what reads a number of seconds, or of others: more than 0, and at most `maximum`."""
+def _amount(maximum: float, *, zero: bool = False) -> Callable[[object], float]:
+    """Return what reads a number of seconds or dollars: more than 0, or also 0, and at most `maximum`."""
 
     def read(given: object) -> float:
         try:
@@ -157,13 +151,16 @@ def _seconds(maximum: float) -> Callable[[object], float]:
             raise ValueError(
                 str(error) if isinstance(given, bool) else "Input should be a valid number, unable to parse it"
             ) from None
-        if not value > 0:
+        if not (value > 0 or (zero and value == 0)):
             raise ValueError("Input should be greater than 0")
         if value > maximum:
             raise ValueError(f"Input should be less than or equal to {maximum:g}")
         return value
 
     return read
+
+
+_DOLLARS = _amount(COST_DOLLARS_MAX, zero=True)
 
 
 def _choice(*choices: str) -> Callable[[object], str]:
@@ -226,10 +223,10 @@ class Settings:
     fallback_model: str | None = _field("THREADLEDGER_FALLBACK_MODEL", _text)
     retries: int = _field("THREADLEDGER_RETRIES", _whole(0, RETRIES_MAX), limits.RETRIES_DEFAULT)
     timeout_seconds: float = _field(
-        "THREADLEDGER_TIMEOUT_SECONDS", _seconds(TIMEOUT_SECONDS_MAX), limits.BACKEND_TIMEOUT_SECONDS
+        "THREADLEDGER_TIMEOUT_SECONDS", _amount(TIMEOUT_SECONDS_MAX), limits.BACKEND_TIMEOUT_SECONDS
     )
     deadline_seconds: float = _field(
-        "THREADLEDGER_DEADLINE_SECONDS", _seconds(DEADLINE_SECONDS_MAX), limits.EXCHANGE_DEADLINE_SECONDS
+        "THREADLEDGER_DEADLINE_SECONDS", _amount(DEADLINE_SECONDS_MAX), limits.EXCHANGE_DEADLINE_SECONDS
     )
     while_running: Literal["reject", "queue", "interrupt"] = _field(
         "THREADLEDGER_WHILE_RUNNING", _choice("reject", "queue", "interrupt"), "reject"
@@ -241,8 +238,8 @@ class Settings:
     memory_tokens: int | None = _field("THREADLEDGER_MEMORY_TOKENS", _whole(1))
     compact_at_tokens: int | None = _field("THREADLEDGER_COMPACT_AT_TOKENS", _whole(1))
     compact_keep_last: int = _field("THREADLEDGER_COMPACT_KEEP_LAST", _whole(1), limits.COMPACT_KEEP_LAST)
-    max_cost_per_conversation: float | None = _field("THREADLEDGER_MAX_COST_PER_CONVERSATION", _dollars)
-    max_cost_per_owner_day: float | None = _field("THREADLEDGER_MAX_COST_PER_OWNER_DAY", _dollars)
+    max_cost_per_conversation: float | None = _field("THREADLEDGER_MAX_COST_PER_CONVERSATION", _DOLLARS)
+    max_cost_per_owner_day: float | None = _field("THREADLEDGER_MAX_COST_PER_OWNER_DAY", _DOLLARS)
     budget_output_tokens: int = _field("THREADLEDGER_BUDGET_OUTPUT_TOKENS", _whole(1), limits.BUDGET_OUTPUT_TOKENS)
     log_format: Literal["text", "json"] = _field("THREADLEDGER_LOG_FORMAT", _choice("text", "json"), "text")
     log_text: bool = _field("THREADLEDGER_LOG_TEXT", _boolean, False)

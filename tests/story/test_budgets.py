@@ -38,10 +38,21 @@ PRICE = {"input": 5_000, "cached": 500, "output": 30_000}
 
 @pytest.fixture
 def opened(any_db_url: str, simulator: Any) -> Iterator[Callable[..., Ledger]]:
+    yield from opening(any_db_url, simulator.base_url)
+
+
+@pytest.fixture
+def opened_here(db_url: str, simulator: Any) -> Iterator[Callable[..., Ledger]]:
+    """Yield the same function on SQLite, for what does not depend on the database."""
+    yield from opening(db_url, simulator.base_url)
+
+
+def opening(url: str, base_url: str) -> Iterator[Callable[..., Ledger]]:
+    """Yield a function that opens ledgers with these settings."""
     ledgers: list[Ledger] = []
 
     def make(**settings: Any) -> Ledger:
-        ledgers.append(ledger_of(any_db_url, simulator.base_url, **settings))
+        ledgers.append(ledger_of(url, base_url, **settings))
         return ledgers[-1]
 
     yield make
@@ -82,9 +93,9 @@ def test_the_cost_of_an_answer_is_reserved_with_its_start_and_settled_with_its_u
 
 
 def test_a_question_over_budget_calls_no_backend_and_is_recorded_as_refused(
-    opened: Callable[..., Ledger], simulator: Any
+    opened_here: Callable[..., Ledger], simulator: Any
 ) -> None:
-    ledger = opened(max_cost_per_conversation=0.125, retries=2)
+    ledger = opened_here(max_cost_per_conversation=0.125, retries=2)
     while True:
         try:
             ledger.conversation("k").ask("Where is my parcel?")
@@ -109,22 +120,22 @@ def test_conversations_without_an_owner_are_not_limited_by_the_budget_of_an_owne
     assert "THREADLEDGER_MAX_COST_PER_OWNER_DAY" in refused(ledger, "k").facts.message
 
 
-def test_the_limit_of_the_answer_is_reserved_if_the_question_sets_one(opened: Callable[..., Ledger]) -> None:
-    ledger = opened(max_cost_per_conversation=0.01)
+def test_the_limit_of_the_answer_is_reserved_if_the_question_sets_one(opened_here: Callable[..., Ledger]) -> None:
+    ledger = opened_here(max_cost_per_conversation=0.01)
     assert refused(ledger, "k").cause == "over_budget"
     answer = ledger.conversation("k").ask("Where is my parcel?", max_output_tokens=100)
     assert answer.text
 
 
-def test_a_cheaper_fallback_answers_where_the_first_backend_does_not_fit(opened: Callable[..., Ledger]) -> None:
-    ledger = opened(max_cost_per_conversation=0.05, backends=("responses", "chat"), fallback_model="gpt-4o-mini")
+def test_a_cheaper_fallback_answers_where_the_first_backend_does_not_fit(opened_here: Callable[..., Ledger]) -> None:
+    ledger = opened_here(max_cost_per_conversation=0.05, backends=("responses", "chat"), fallback_model="gpt-4o-mini")
     answer = ledger.conversation("k").ask("Where is my parcel?")
     assert (answer.backend, answer.fallback) == ("chat", True)
     assert [failure.cause for failure in answer.failures] == ["over_budget"]
 
 
-def test_a_model_without_a_price_is_refused_while_a_budget_is_set(opened: Callable[..., Ledger]) -> None:
-    ledger = opened(max_cost_per_conversation=5, openai_model="home-made")
+def test_a_model_without_a_price_is_refused_while_a_budget_is_set(opened_here: Callable[..., Ledger]) -> None:
+    ledger = opened_here(max_cost_per_conversation=5, openai_model="home-made")
     failure = refused(ledger, "k")
     assert failure.cause == "over_budget"
     assert "threadledger[prices]" in failure.facts.message
@@ -158,9 +169,9 @@ def test_a_dead_run_keeps_its_reservation_which_counts_as_spent_once_it_is_close
 
 
 def test_an_answer_that_arrives_after_its_run_was_closed_is_kept_whatever_is_left(
-    opened: Callable[..., Ledger], monkeypatch: pytest.MonkeyPatch
+    opened_here: Callable[..., Ledger], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ledger = opened(max_cost_per_conversation=0.13)
+    ledger = opened_here(max_cost_per_conversation=0.13)
     complete = RunRecords.complete
 
     def after_it_was_closed(self: RunRecords, run: Run, *args: Any) -> Any:
@@ -188,8 +199,8 @@ def test_a_rewound_log_is_counted_again(opened: Callable[..., Ledger], any_db_ur
     assert totals(any_db_url) == before
 
 
-def test_a_backup_keeps_what_was_spent(opened: Callable[..., Ledger], tmp_path: Path, simulator: Any) -> None:
-    ledger = opened(max_cost_per_conversation=5)
+def test_a_backup_keeps_what_was_spent(opened_here: Callable[..., Ledger], tmp_path: Path, simulator: Any) -> None:
+    ledger = opened_here(max_cost_per_conversation=5)
     ledger.conversation("k").ask("Where is my parcel?")
     ledger.back_up(tmp_path / "backup.db")
     assert list(ledger.check()) == []
@@ -209,8 +220,8 @@ def test_own_runs_are_counted_and_never_refused(opened: Callable[..., Ledger]) -
     assert used(ledger, "conversation:k") == (expected, 0)
 
 
-def test_a_compaction_is_counted_too(opened: Callable[..., Ledger]) -> None:
-    ledger = opened(max_cost_per_conversation=5)
+def test_a_compaction_is_counted_too(opened_here: Callable[..., Ledger]) -> None:
+    ledger = opened_here(max_cost_per_conversation=5)
     chat = ledger.conversation("k")
     for _ in range(3):
         chat.ask("Where is my parcel?")
