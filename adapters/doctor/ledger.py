@@ -51,7 +51,7 @@ def check_runs(ledger: Ledger) -> Iterator[Checked]:
 def check_unanswered(ledger: Ledger) -> Iterator[Checked]:
     """Report failed exchanges that have no answer and are no longer in progress."""
     from threadledger.domain import limits
-    from threadledger.domain.ids import now
+    from threadledger.domain.ids import now, to_iso
 
     given_up_before = now().timestamp() - limits.BETWEEN_RUNS_SECONDS
     found = ledger.journal.views.unanswered(limit=limits.UNANSWERED_CHECKED_MAX)
@@ -60,10 +60,13 @@ def check_unanswered(ledger: Ledger) -> Iterator[Checked]:
         for failure in found
         if failure.next == "abandoned" or (failure.next == "open" and failure.at.timestamp() < given_up_before)
     ]
-    exchanges = {(failure.key, failure.exchange_id) for failure in given_up}
-    states = ledger.journal.states_of(dict.fromkeys(key for key, _ in sorted(exchanges)))
-    newest = {key: state.last_exchange_id for key, state in states}
-    overtaken = {(key, exchange_id) for key, exchange_id in exchanges if newest.get(key) != exchange_id}
+    states = dict(ledger.journal.states_of(sorted({failure.key for failure in given_up})))
+    exchanges = {
+        (failure.key, failure.exchange_id)
+        for failure in given_up  # of conversations that were not deleted
+        if failure.key in states and to_iso(failure.at) >= states[failure.key].started_at
+    }
+    overtaken = {(key, exchange_id) for key, exchange_id in exchanges if states[key].last_exchange_id != exchange_id}
     exchanges -= overtaken
     checked = (
         f" (of the newest {len(found):,} failed runs without one)"

@@ -587,6 +587,13 @@ class Journal(Application[str]):
             used |= {key_of(head.stream): head.state.startswith(OF_GENERATIONS) for head in heads}
         return used
 
+    def deleted_version(self, key: str) -> int:
+        """Return the version up to which a key belongs to deleted conversations; 0 if there are none."""
+        from .generations import floor_of
+
+        head = self._log.select_head(stream_of(key))
+        return floor_of(head) if head is not None else 0
+
     def deleted_state(self, key: str) -> ConversationState | None:
         """Return the state of a deleted conversation, with which another one of its key starts; None if it was not deleted."""
         head = self._log.select_head(stream_of(key))

@@ -180,7 +180,7 @@ class AsyncLedger(AsyncFace[Ledger]):
             ThreadPoolExecutor(1, thread_name_prefix="threadledger-follow") as alone,
             self.ledger.journal.following(after, tuple(types)) as followed,
         ):
-            waiting, coming = AsyncDriver(alone), in_log(followed, key)
+            waiting, coming = AsyncDriver(alone), in_log(followed, key, self.ledger.journal)
             while next_one := await waiting.work(lambda: list(islice(coming, 1))):
                 yield next_one[0]
 

@@ -237,7 +237,7 @@ class Ledger:
 
         topics = tuple(types)
         if follow:
-            return in_log(self.journal.followed(after, topics), key)
+            return in_log(self.journal.followed(after, topics), key, self.journal)
         pages = self.journal.pages_after(after, topics, key, leaves=checked)
         return (
             LoggedEvent(row[0], restore(row), (ledger_id, row[8]))  # written out: each layer of a fold costs a tenth

@@ -12,7 +12,7 @@ from ..conversation import key_of, stream_of
 from ..ids import to_iso
 
 if TYPE_CHECKING:
-    from ..journal import Place
+    from ..journal import Journal, Place
 
 
 class LoggedEvent(Struct, frozen=True):
@@ -61,9 +61,15 @@ class LoggedEvent(Struct, frozen=True):
         }
 
 
-def in_log(logged: Iterator[tuple[int, e.Event, str]], key: str | None = None) -> Iterator[LoggedEvent]:
-    """Return events with their positions, limited to one conversation if a key is given."""
+def in_log(
+    logged: Iterator[tuple[int, e.Event, str]], key: str | None = None, journal: Journal | None = None
+) -> Iterator[LoggedEvent]:
+    """Return events with their positions, limited to one conversation if a key is given.
+
+    With the journal, the events of deleted conversations that had this key are left out.
+    """
     if key is None:
         return (LoggedEvent(*each) for each in logged)
-    stream = stream_of(key)
-    return (LoggedEvent(*each) for each in logged if each[1].originator_id == stream)
+    stream, floor = stream_of(key), journal.deleted_version(key) if journal is not None else 0
+    own = (each for each in logged if each[1].originator_id == stream)
+    return (LoggedEvent(*each) for each in own if each[1].originator_version > floor)

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import threadledger
+from threadledger.adapters.doctor.ledger import check_unanswered
 from threadledger.adapters.formats import export_lines, import_lines
 from threadledger.domain.conversation import ConversationState, RunPlan, events, evolve, stream_of
 from threadledger.domain.conversation.description import Description
@@ -28,6 +29,7 @@ from threadledger.domain.errors import (
     RunNotOpen,
 )
 from threadledger.domain.ids import new_id
+from threadledger.domain.ledger.logged_events import in_log
 
 
 @pytest.fixture
@@ -121,6 +123,11 @@ def test_the_next_message_starts_a_conversation_with_nothing_of_the_old_one(ledg
     assert [each.event.originator_version for each in ledger.events(key="k")] == [
         each.originator_version for each in chat.events()
     ]
+    with ledger.journal.following() as followed:
+        logged = in_log(followed, "k", ledger.journal)
+        assert [next(logged).event.originator_version for _ in range(2)] == [
+            each.originator_version for each in chat.events()
+        ]
     assert list(ledger.check()) == []
 
 
@@ -233,6 +240,8 @@ def test_the_audit_keeps_the_failed_runs_and_a_rerun_leaves_them_out(ledger: Any
         with pytest.raises(RunNotFound, match="was deleted: it cannot be run again"):
             plan_of(runs=[run_id])
         assert [item.run_id for item in plan_of(failed=True).items] == [kept]
+        (unanswered,) = check_unanswered(ledger)
+        assert unanswered.message.startswith("1 exchange of 1 conversation without an answer")
 
 
 def test_a_run_that_is_open_follows_the_policy_and_is_closed_first(ledger: Any) -> None:
