@@ -47,6 +47,9 @@ PAGE_EVENTS = 1_000
 PAGE_USUAL_EVENTS = 2_000
 """Number of events read per query for a memory of plain texts. Smaller pages cost more than what a core's cache saves."""
 
+FIRST_STEP = 8
+"""Number of versions before its end at which a stream is first compared with a time."""
+
 PAGE_STREAMS = 1_000
 """Number of streams read per query."""
 
@@ -198,14 +201,16 @@ class Recorder(ApplicationRecorder):
     def version_at(self, stream: str, at: str, changed: OnChange | None = None) -> int:
         """Return the version that a stream had at a time (ISO 8601).
 
-        The timestamps of a stream never decrease, so a binary search reads few rows.
+        The timestamps of a stream never decrease, so a binary search reads few rows; it begins in growing steps from the
+        end, so that a recent time costs the same in a stream of any length.
         """
         head = self.select_head(stream, changed)
-        low, high = 0, head.version if head is not None else 0
+        low, high, step = 0, head.version if head is not None else 0, FIRST_STEP
         while low < high:
-            middle = (low + high + 1) // 2
+            middle = (low + high + 1) // 2 if low else max(high - step, 1)
             found = next(self.stream_rows(stream, middle - 1, middle, changed=changed), None)
             low, high = (middle, high) if found is not None and found[6] <= at else (low, middle - 1)
+            step *= 2
         return low
 
     def select_head(self, stream: str, changed: OnChange | None = None) -> StreamHead | None:

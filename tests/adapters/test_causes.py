@@ -412,7 +412,7 @@ def test_a_process_that_stopped_leaves_an_interrupted_run(open_ledger: Callable[
 
 
 def test_every_cause_but_those_that_are_not_the_providers_has_what_the_provider_sends() -> None:
-    ours = {Cause.INTERRUPTED, Cause.TOOL_FAILED, Cause.CONTENT_NOT_SUPPORTED}
+    ours = {Cause.INTERRUPTED, Cause.TOOL_FAILED, Cause.CONTENT_NOT_SUPPORTED, Cause.OVER_BUDGET}
     assert {sent.cause for sent in CASES} | ours == set(Cause)
 
 

@@ -161,6 +161,11 @@ def _newest_message(place: Place) -> tuple[Place, str]:
     return place, place.chat.append("user", "Not this.").message_id
 
 
+def _edited_message(place: Place) -> tuple[Place, str]:
+    message = place.chat.append("user", "Not this.").message_id
+    return place, place.chat.edit(message, "This.").message_id
+
+
 def _copied(place: Place) -> Any:
     """Return a copy of the conversation."""
     return place.ledger.fork(place.key, place.new)
@@ -343,7 +348,7 @@ CALLS: dict[str, Call] = {
     "Chat.memory(tokens)": Call(lambda it: it.chat.memory(tokens=50).messages),
     "Chat.pin": Call(lambda it: it[0].chat.pin(it[1]), given=_newest_message, writes=True),
     "Chat.rate": Call(lambda it: it[0].chat.rate(it[1], 1), given=_newest_message, writes=True),
-    "Chat.regenerate": Call(lambda it: it[0].chat.regenerate(), given=_answered, writes=True),
+    "Chat.regenerate": Call(lambda it: it[0].chat.regenerate(), given=_answered, writes=True, paged=True),
     "Chat.rerun": Call(lambda it: it[0].chat.rerun(it[1]), given=_abandoned, writes=True),
     "Chat.rerun(options)": Call(lambda it: it[0].chat.rerun(it[1], temperature=0.5), given=_abandoned, writes=True),
     "Chat.retract": Call(lambda it: it[0].chat.retract(it[1]), given=_newest_message, writes=True),
@@ -352,9 +357,9 @@ CALLS: dict[str, Call] = {
     "Chat.select_branch": Call(lambda it: it[0].chat.select_branch(it[1]), given=_newest_message, writes=True),
     "Chat.stream": Call(lambda it: sum(1 for _ in it.chat.stream("Where is it?")), writes=True),
     "Chat.stream_regenerate": Call(
-        lambda it: sum(1 for _ in it[0].chat.stream_regenerate()), given=_answered, writes=True
+        lambda it: sum(1 for _ in it[0].chat.stream_regenerate()), given=_answered, writes=True, paged=True
     ),
-    "Chat.variants": Call(lambda it: it[0].chat.variants(it[1]), given=_newest_message, writes=True),
+    "Chat.variants": Call(lambda it: it[0].chat.variants(it[1]), given=_edited_message, writes=True),
     # Queries of an audit
     "FailureGroups.all": Call(lambda it: it.groups.all(), per=lambda _: 1),
     "FailureGroups.book": Call(lambda it: it.groups.book()),
@@ -453,6 +458,12 @@ FIRST: dict[str, Call] = {
 """Calls that build a view from nothing: they read every event by nature, and the cost of each is compared."""
 
 EXCEPTIONS: dict[str, str] = {
+    "Chat.approve": "a run in the exchange that waits, which is in the head: see Chat.ask",
+    "Chat.compact": "reads what the summary covers, by nature; the next one begins with that summary",
+    "Chat.reject": "see Chat.approve",
+    "Memory.covered_version": "a value",
+    "Memory.summary_id": "a value",
+    "Memory.with_hash": "makes an object",
     "Ledger.as_actor": "makes objects; reads no rows",
     "Ledger.remove_upload": "deletes one file at a provider, and writes one event to its own stream",
     "Memory.read_blob": "a function",
@@ -499,7 +510,12 @@ EXCEPTIONS: dict[str, str] = {
     "AsyncLedger.replay": "makes an object",
     "AsyncLedger.schema_before": "a value",
     "AsyncChat.ask": "the effects of Chat.ask",
+    "AsyncChat.approve": "the effects of Chat.approve",
+    "AsyncChat.compact": "the effects of Chat.compact",
     "AsyncChat.delete": "the effects of Chat.delete",
+    "AsyncChat.regenerate": "the effects of Chat.regenerate",
+    "AsyncChat.reject": "the effects of Chat.reject",
+    "AsyncChat.stream_regenerate": "the effects of Chat.stream_regenerate",
     "AsyncChat.rerun": "the effects of Chat.rerun",
     "AsyncChat.stream": "the effects of Chat.stream",
     "AsyncReplay.resume": "does the work of the plan that it resumes",

@@ -51,6 +51,7 @@ COMMANDS: dict[str, Call] = {
     "delete": _flat("delete", "KEY"),
     "show": _whole(OVER_MESSAGES, "show", "KEY"),
     "show --last": _flat("show", "KEY", "--last", f"{LIMIT}"),
+    "branch list": _whole(OVER_MESSAGES, "branch", "list", "KEY"),
     "diff": _whole(OVER_MESSAGES, "diff", "KEY", "2.."),
     "events": _whole(OVER_MESSAGES, "events", "KEY"),
     "audit failures": _whole(OVER_CONVERSATIONS, "audit", "failures"),

@@ -29,6 +29,7 @@ UNANSWERED = "the exchanges without an answer are counted, by an index that has 
 DOCTOR = "it looks at the conversations of the newest 1,000 failed runs without an answer"
 HALVED = "the position of a time is found by halving the log"
 OTHERS = "a search with an owner passes over the matches in conversations of others"
+VARIANTS = "all messages are read to find those that follow the same one, after the first branch"
 SEGMENTS = "a lookup in the full-text index takes a statement for each of its segments, whose number merges bound"
 
 
@@ -52,6 +53,7 @@ KNOWN: dict[tuple[str, str], Known] = {
     ("threadledger audit report", CONVERSATIONS): _known(UNANSWERED, {"steps": 4.6}, "view_audit_runs"),
     ("threadledger doctor", CONVERSATIONS): _known(DOCTOR, {}),
     ("Ledger.conversations(since, limit)", MESSAGES): _known(HALVED, {"steps": 2.1}),
+    ("Chat.variants", MESSAGES): _known(VARIANTS, {"steps": 41, "calls": 61}),
     ("Ledger.search(owner, limit)", MESSAGES): _known(OTHERS, {"steps": 4.9}),
     ("Ledger.conversations(search of one)", CONVERSATIONS): _known(SEGMENTS, {"statements": 1.3}),
     ("Ledger.conversations(search of one)", MESSAGES): _known(SEGMENTS, {}),
