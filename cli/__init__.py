@@ -34,6 +34,7 @@ COMMANDS = {
     "events": (".conversations", "events", "Print the event log."),
     "audit": (".audit", "audit", "Show why runs failed and what was done about it."),
     "profile": (".profile", "profile", "List and compare profiles."),
+    "threads": (".threads", "threads", "List linked threads and their last verification."),
     "replay": (".replay", "replay", "Rebuild, verify and reconcile threads; rerun exchanges."),
     "import": (".exchange_files", "import_", "Import conversations from files or live threads."),
     "export": (".exchange_files", "export", "Export conversations as JSON Lines or Markdown."),

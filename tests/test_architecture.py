@@ -39,7 +39,10 @@ OPEN_MODULES = {
             "listing",
         )
     ),
-    *(f"threadledger.domain.journal.{name}" for name in ("blobs", "budgets", "uploads", "places", "descriptions")),
+    *(
+        f"threadledger.domain.journal.{name}"
+        for name in ("blobs", "budgets", "uploads", "places", "descriptions", "outcomes")
+    ),
     *(f"threadledger.domain.memory.{name}" for name in ("sending", "tree")),
     "threadledger.domain.exchange.recorded_tools",
 }

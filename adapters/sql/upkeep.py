@@ -25,6 +25,7 @@ from threadledger.domain.conversation.events import EVENTS, Event
 from threadledger.domain.errors import ChangedEvent, Conflict, CorruptEvent, NewerSchema, StoreError, StoreUnavailable
 from threadledger.domain.ids import from_iso, now, to_iso
 from threadledger.domain.journal import Finding, NotedThread, noted_row, quietly, restore
+from threadledger.domain.journal.outcomes import NotedStream, ThreadOutcome
 
 from .blobs import check_blobs, copy_file, kept_in_files, unreferenced
 from .connections import ConnectionLost, Transaction, leaves_of, split_id
@@ -64,6 +65,24 @@ class SqlUpkeep:
 
     def unsettled_threads(self, limit: int) -> Sequence[NotedThread]:
         return unsettled_threads(self._database, limit)
+
+    def note_outcome(self, stream: str, mirror: str, outcome: ThreadOutcome) -> None:
+        from .outcomes import note_outcome
+
+        note_outcome(self._database, stream, mirror, outcome)
+
+    def noted_streams(
+        self,
+        number_max: int,
+        limit: int,
+        *,
+        state: str | None = None,
+        mirror: str | None = None,
+        stream: str | None = None,
+    ) -> Sequence[NotedStream]:
+        from .outcomes import noted_streams
+
+        return noted_streams(self._database, number_max, limit, wanted=state, mirror=mirror, stream=stream)
 
 
 CHECK_PAGE_EVENTS = 2_000

@@ -173,7 +173,10 @@ def _as_row(item: ReconcileItem) -> dict[str, Any]:
 @click.option("--to", type=KINDS, help="Kind of thread; default: those that are linked.")
 @common
 def verify(keys: tuple[str, ...], everything: bool, to: str | None) -> int:
-    """Compare threads with the journal, message by message. Nothing is written. Exit 4 on drift."""
+    """Compare threads with the journal, message by message, for threadledger threads too. Exit 4 on drift.
+
+    Neither the journal nor a thread is changed.
+    """
     from threadledger.domain.errors import ProviderRefused
 
     one_choice(bool(keys), everything)

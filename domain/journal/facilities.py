@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ..conversation.run_filters import ExchangeFilter, ProfileRuns, RunFilter
     from ..failures import BackendEnd, FailureGroup, RecordedFailure, SummaryRow
     from .budgets import Price
+    from .outcomes import NotedStream, ThreadOutcome
     from .ports import UpkeepProgress
 
 
@@ -251,6 +252,26 @@ class Upkeep(Protocol):
 
     def unsettled_threads(self, limit: int) -> Sequence[NotedThread]:
         """Return at most `limit` threads that must be read before anything is written to them."""
+        ...
+
+    def note_outcome(self, stream: str, mirror: str, outcome: ThreadOutcome) -> None:
+        """Note how a thread of a conversation compared with the journal; do nothing if the database is read-only."""
+        ...
+
+    def noted_streams(
+        self,
+        number_max: int,
+        limit: int,
+        *,
+        state: str | None = None,
+        mirror: str | None = None,
+        stream: str | None = None,
+    ) -> Sequence[NotedStream]:
+        """Return up to `limit` conversations that may have threads, with a number up to `number_max`, newest first.
+
+        With `state` or `mirror`, return those of which a thread may be in this state, or of this kind; with `stream`, at most
+        this one.
+        """
         ...
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .pages import Page
     from .profiles import ListedProfile, ProfileDiff
     from .run_pages import ExchangePage
+    from .threads import ListedThread
 
 __all__ = [
     "AsyncChat",
@@ -33,6 +34,7 @@ __all__ = [
     "LaggingThread",
     "Ledger",
     "ListedProfile",
+    "ListedThread",
     "Page",
     "ProfileDiff",
     "ShownMemory",
@@ -60,5 +62,6 @@ if not TYPE_CHECKING:
             "pages": "Page",
             "profiles": "ListedProfile ProfileDiff",
             "run_pages": "ExchangePage",
+            "threads": "ListedThread",
         },
     )

@@ -203,6 +203,7 @@ class AsyncLedger(AsyncFace[Ledger]):
     summary = awaited(Ledger.summary)
     profiles = awaited(Ledger.profiles)
     diff_profiles = awaited(Ledger.diff_profiles)
+    threads = awaited(Ledger.threads)
     health = awaited(Ledger.health)
     parent = awaited(Ledger.parent)
     exchanges = awaited(Ledger.exchanges)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from .pages import Page
     from .profiles import ListedProfile, ProfileDiff
     from .run_pages import ExchangePage
+    from .threads import ListedThread
 
 # Modules that only some methods need (asking, replay, groups, differences) are imported inside them, so that a command
 # that lists conversations or failures does not load them.
@@ -374,6 +375,29 @@ class Ledger:
         from .profiles import compare_profiles
 
         return compare_profiles(self.journal, before, after)
+
+    def threads(
+        self,
+        *,
+        backend: str | None = None,
+        state: str | None = None,
+        key: str | None = None,
+        limit: int | None = None,
+        after: str | None = None,
+    ) -> Page[ListedThread]:
+        """Return the linked threads of all conversations, or of one, with the outcome of their last verification.
+
+        The newest conversation is first; pages are as in `conversations`. `state` is `same`, `behind`, `drifted`, `gone` or
+        `unlinked` as of `verified_at`, where what was journaled since and not sent makes a thread `behind`. The
+        provider is not called: `replay.verify` and everything else that reads whole threads notes what it finds.
+
+        Raises:
+            ConversationNotFound: no conversation has this key.
+            InvalidInput: there is no such state, or the cursor belongs to another list.
+        """
+        from .threads import thread_page
+
+        return thread_page(self.journal, backend, state, key, limit, after)
 
     def health(self) -> list[BackendHealth]:
         """Return the health of each backend, by name, from the newest outcomes of its runs in the log.

@@ -25,6 +25,7 @@ from ..errors import ConversationChanged, ProviderRefused, StoreError, Threadled
 from ..failures import Cause, diagnose
 from ..ids import from_iso, to_iso
 from ..journal import Journal, MemoryFile
+from ..journal.outcomes import note_outcome
 from ..threads import (
     Delivered,
     Doubt,
@@ -250,10 +251,12 @@ class Rebuilder:
         if link is None or link.lost or link.endpoint != mirror.endpoint:
             return False
         key, thread_id = look.item.key, link.thread_id
-        native, _ = yield from work(partial(self._verifier.render, key, look.item.backend, None, thread_id))
+        native, version = yield from work(partial(self._verifier.render, key, look.item.backend, None, thread_id))
         try:
             thread = yield from retried(lambda: read_thread(mirror, thread_id, native.items))
-            return compare(native.items, thread).state is ThreadState.SAME
+            found = compare(native.items, thread).state
+            yield from work(lambda: note_outcome(self._journal, key, mirror.name, link, found.value, version))
+            return found is ThreadState.SAME
         except ProviderRefused as refused:
             if diagnose(refused.failure) is not Cause.THREAD_MISSING:
                 raise
@@ -291,6 +294,8 @@ class Rebuilder:
         if self._outbox is not None and item.thread_id is not None:
             noted = self._outbox.written(item.key, item.backend, item.thread_id, item.version, doubts)
         self._journal.commit(item.key, decide, also=noted)
+        new = ThreadLink(thread_id=item.thread_id or "", endpoint=mirror.endpoint)
+        note_outcome(self._journal, item.key, item.backend, new, ThreadState.SAME.value, item.version)
 
 
 class _Link(msgspec.Struct):

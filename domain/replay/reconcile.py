@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any
 
-from ..conversation import Conversation, ConversationState
+from ..conversation import Conversation, ConversationState, ThreadLink
 from ..conversation import events as e
 from ..conversation.messages import Source
 from ..effects import Effects, Wait, perform, work
@@ -22,6 +22,7 @@ from ..errors import Conflict, ConversationBusy, ConversationChanged, ProviderRe
 from ..failures import Cause, diagnose
 from ..ids import now
 from ..journal import Journal
+from ..journal.outcomes import note_outcome
 from ..threads import (
     ADOPTED,
     Comparison,
@@ -281,6 +282,7 @@ class Reconciler:
         item = repair.item
         for _ in range(LOOKS_MAX):
             look = yield from work(partial(self._look, item.key, item.backend, item.thread_id, thread))
+            yield from work(partial(self._note, item, look))
             repair.update(look)
             if not (repair.adopt and look.drift.foreign) or repair.item.state != "planned":
                 return "rebuild" not in repair.item.action and not repair.item.in_the_way
@@ -306,6 +308,12 @@ class Reconciler:
             drift = drift_of(journal, thread, replace(ours, withdrawn=withdrawn.items))
         self._journal.wait_until_durable()
         return _ReconcileLook(journal, thread, drift, state.version)
+
+    def _note(self, item: ReconcileItem, look: _ReconcileLook) -> None:
+        """Note how the thread compares with the journal, for lists of threads."""
+        link = ThreadLink(thread_id=item.thread_id or "", endpoint=self._verifier.reach(item.backend).endpoint)
+        found = compare(look.journal, look.thread).state
+        note_outcome(self._journal, item.key, item.backend, link, found.value, look.version)
 
     def _rewrite_thread(self, repair: _Repair) -> Effects[None]:
         item = repair.item

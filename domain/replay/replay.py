@@ -257,7 +257,9 @@ class Replay:
         raise InvalidInput(f"a newer threadledger started job {job.job_id} ({job.kind}): resume it with that version")
 
     def verify(self, keys: Iterable[str] | None = None, to: str | None = None) -> list[Verification]:
-        """Compare the threads of these keys, or of all conversations, with the journal; nothing is written.
+        """Compare the threads of these keys, or of all conversations, with the journal, and note the outcome.
+
+        Neither journal nor threads are changed.
 
         Raises:
             ConversationNotFound: no such conversation.

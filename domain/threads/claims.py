@@ -231,6 +231,7 @@ def send_missing(claim: ThreadClaim, head: MirrorHead) -> Effects[tuple[Sequence
         note=claim.note,
     )
     yield from work(partial(thread.record_deleted, read.version, delivered.deleted))
+    yield from work(partial(thread.note_compared, read, delivered))
     return delivered.doubts, read.version
 
 

@@ -9,17 +9,18 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from ..alignment import common_prefix
+from ..conversation import ThreadLink
 from ..conversation.messages import Role
 from ..effects import Effects, work
 from ..memory import Memory, ending_with_question, fold_memory
 from .delivery import lacking, read_thread, taken_out
 from .doubts import Doubt
 from .late_copies import open_doubts, surplus
-from .thread import ThreadItem, digest
+from .thread import ThreadItem, ThreadState, compare, digest
 
 if TYPE_CHECKING:
     from ..journal import Journal
-    from .delivery import Note
+    from .delivery import Delivered, Note
     from .mirror import MirrorHead, ThreadMirror
 
 logger = logging.getLogger("threadledger.threads")
@@ -126,6 +127,20 @@ class LinkedThread:
             self.journal.commit(
                 self.key, lambda it: it.reconcile_thread(name, thread_id, version, deleted=ids, reason=reason)
             )
+
+    def note_compared(self, read: ReadBack, delivered: Delivered) -> None:
+        """Note how the thread compares with the journal after the missing items were sent, for lists of threads.
+
+        Nothing is noted about a thread that has drifted and of which late copies were deleted meanwhile.
+        """
+        from ..journal.outcomes import note_outcome
+
+        found = compare(read.journal, read.thread).state
+        if found is ThreadState.DRIFTED and delivered.deleted:
+            return
+        state = ThreadState.SAME if found is ThreadState.BEHIND else found
+        link = ThreadLink(thread_id=self.thread_id, endpoint=self.mirror.endpoint)
+        note_outcome(self.journal, self.key, self.mirror.name, link, state.value, read.version)
 
 
 def sent_before(journal: Sequence[ThreadItem], head: MirrorHead) -> Sequence[ThreadItem]:

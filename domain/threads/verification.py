@@ -1,4 +1,4 @@
-"""Verify a thread: read it back and compare it with the journal. Nothing is written, and no model can be called."""
+"""Verify a thread: read it back and compare it with the journal. No event is written, and no model can be called."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
+from ..conversation import ThreadLink
 from ..effects import Effects, work
 from ..errors import InvalidInput, ProviderRefused
 from ..failures import Cause, diagnose
 from ..journal import Journal
+from ..journal.outcomes import note_outcome
 from .delivery import read_thread
 from .mirror import ThreadMirror
 from .thread import Comparison, Difference, Rendering, ThreadItem, ThreadState, compare, differences
@@ -67,11 +69,19 @@ class Verifier:
     def reading(self, key: str, to: str) -> Effects[SideBySide]:
         """Read one thread back together with the journal; raises the errors of `verifying`."""
         link = (yield from work(lambda: self._journal.require(key))).state.links.get(to)
-        rendering, _ = yield from work(lambda: self.render(key, to, None, link.thread_id if link else None))
+        rendering, version = yield from work(lambda: self.render(key, to, None, link.thread_id if link else None))
         items, journal = rendering.items, len(rendering.items)
         if link is None:
             none = Comparison(ThreadState.UNLINKED, journal, missing=journal)
             return SideBySide(Verification(key, to, None, none), items)
+        read = yield from self._read(key, to, link, items)
+        state = read.verification.found.state
+        yield from work(lambda: note_outcome(self._journal, key, to, link, state.value, version))
+        return read
+
+    def _read(self, key: str, to: str, link: ThreadLink, items: Sequence[ThreadItem]) -> Effects[SideBySide]:
+        """Read a linked thread back and compare it with the items that it should hold."""
+        journal = len(items)
         thread_id = link.thread_id
         gone = Verification(key, to, thread_id, Comparison(ThreadState.GONE, journal, missing=journal), link.lost or "")
         if link.lost:

@@ -278,6 +278,9 @@ CALLS: dict[str, Call] = {
     "Ledger.diff_profiles": Call(lambda it: str(it.ledger.diff_profiles(PROFILE, PROFILE))),
     "Ledger.profiles": Call(lambda it: it.ledger.profiles()),
     "Ledger.profiles(limit)": Call(lambda it: it.ledger.profiles(limit=LIMIT)),
+    "Ledger.threads": whole(CONVERSATIONS, do=lambda it: it.ledger.threads(), threads=True),
+    "Ledger.threads(limit)": Call(lambda it: it.ledger.threads(limit=LIMIT), threads=True),
+    "Ledger.threads(same, limit)": Call(lambda it: it.ledger.threads(state="same", limit=LIMIT), threads=True),
     "Ledger.rebuild_views": whole(*BOTH, do=lambda it: it.ledger.rebuild_views(), per=_events),
     "Ledger.reopen_group": Call(
         lambda it: it[0].ledger.reopen_group(it[1]), given=lambda it: (it, it.group), writes=True
