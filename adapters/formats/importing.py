@@ -18,7 +18,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from threadledger.domain.conversation import Conversation, events, key_of, stream_of
+from threadledger.domain.conversation import Conversation, events, stream_of
 from threadledger.domain.conversation.messages import Message, Parent, Source, restore_message
 from threadledger.domain.errors import (
     BlobMissing,
@@ -130,15 +130,15 @@ class _Batch:
     def stored(self) -> Sequence[Imported]:
         """Store the batch and return the results in the order of the source."""
         journal = self._ledger.journal
-        heads = {key_of(head.stream): head for head in journal.heads_of(self.keys)}
-        used = journal.used_keys(self.keys)
+        used = journal.used_heads(self.keys)
         ended = self._stored_new([each for each in self._found if each.key not in used])
         known = journal.fingerprints(used)
         for each in self._found:
-            if used.get(each.key):
+            head = used.get(each.key)
+            if head is not None and head.state.startswith(OF_GENERATIONS):
                 ended[each.key] = Imported(each.line, each.key, "skipped", reason=WAS_DELETED)
-            elif each.key in used:
-                branched = each.rule >= TREE_RULE and journal.state_of(heads[each.key]).fork_version is not None
+            elif head is not None:
+                branched = each.rule >= TREE_RULE and journal.state_of(head).fork_version is not None
                 ended[each.key] = _extended(self._ledger, each, known.get(each.key, {}), branched)
         return [ended[each.key] for each in self._found]
 

@@ -581,10 +581,13 @@ class Journal(Application[str]):
 
     def used_keys(self, keys: Iterable[str]) -> dict[str, bool]:
         """Return those of these keys that were used, each with whether a conversation with it was deleted."""
-        remaining, used = iter(keys), dict[str, bool]()
+        return {key: head.state.startswith(OF_GENERATIONS) for key, head in self.used_heads(keys).items()}
+
+    def used_heads(self, keys: Iterable[str]) -> dict[str, StreamHead]:
+        """Return the heads of those of these keys that were used, also for conversations that were deleted."""
+        remaining, used = iter(keys), dict[str, StreamHead]()
         while streams := [stream_of(key) for key in islice(remaining, PAGE_STATES)]:
-            heads = self._log.heads_of(streams)
-            used |= {key_of(head.stream): head.state.startswith(OF_GENERATIONS) for head in heads}
+            used |= {key_of(head.stream): head for head in self._log.heads_of(streams)}
         return used
 
     def deleted_version(self, key: str) -> int:

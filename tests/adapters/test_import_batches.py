@@ -100,7 +100,7 @@ def test_where_another_process_started_a_conversation_meanwhile_the_others_are_s
 ) -> None:
     ledger = open_any_store()
     outcomes(ledger, found("b", "hi"))
-    monkeypatch.setattr(ledger.journal, "used_keys", lambda keys: {})
+    monkeypatch.setattr(ledger.journal, "used_heads", lambda keys: {})
     assert outcomes(ledger, found("a", "hi"), found("b", "hi", "ho"), found("c", "hi")) == [
         ("a", "imported"),
         ("b", "extended"),

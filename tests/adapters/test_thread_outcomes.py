@@ -71,6 +71,27 @@ def test_a_new_link_clears_the_outcome(ledger: Ledger) -> None:
     assert states(ledger, state="drifted") == {}
 
 
+@pytest.mark.parametrize("state", [None, "same"])
+def test_a_page_reads_as_many_conversations_as_it_has_items(
+    ledger: Ledger, state: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for key in "abcd":
+        note(ledger, key, "same")
+    upkeep, read = ledger.journal.upkeep, []
+    noted_streams = upkeep.noted_streams
+
+    def counted(*args: Any, **named: Any) -> Any:
+        found = noted_streams(*args, **named)
+        read.extend(each.head.stream for each in found)
+        return found
+
+    monkeypatch.setattr(upkeep, "noted_streams", counted)
+    first = ledger.threads(state=state, limit=1)
+    second = ledger.threads(state=state, limit=1, after=first.cursor)
+    assert [each.key for each in [*first, *second]] == ["d", "c"]
+    assert len(read) <= 2 * (1 + 2), "each page reads the last one of the page before and one more"
+
+
 def test_two_threads_of_a_conversation_have_their_own_outcomes(ledger: Ledger) -> None:
     for key in ("a", "b"):
         ledger.journal.commit(key, lambda it: it.link_thread("assistants", "thread_1", HERE))

@@ -78,6 +78,7 @@ TABLE: dict[tuple[str, ...], Entry] = {
     ("audit", "export"): Entry(("audit", "export", RUN, "--output", "FILE"), reads=True),
     ("profile", "list"): Entry(("profile", "list"), reads=True),
     ("profile", "diff"): Entry(("profile", "diff", PROFILE, PROFILE), reads=True),
+    ("threads",): Entry(("threads",), reads=True),
     ("replay", "rebuild"): Entry(
         ("replay", "rebuild", "--all"),
         writes=("--to", "file", "--output", "FILE", "--apply", "--yes"),

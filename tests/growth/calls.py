@@ -485,6 +485,7 @@ EXCEPTIONS: dict[str, str] = {
     "ExchangePage": "a value",
     "LaggingThread": "a value",
     "ListedProfile": "a value",
+    "ListedThread": "a value",
     "Page": "a value",
     "ProfileDiff": "a value",
     "ShownMemory": "a value",

@@ -65,7 +65,7 @@ COMMANDS: dict[str, Call] = {
     "audit failures --actor": _flat("audit", "failures", "--limit", f"{LIMIT}", "--actor", "ann"),
     "profile list": _flat("profile", "list"),
     "profile diff": _flat("profile", "diff", PROFILE, PROFILE),
-    "threads --limit": _flat("threads", "--limit", f"{LIMIT}"),
+    "threads": _flat("threads", "--limit", f"{LIMIT}"),
     "replay rebuild": _whole(BOTH, "replay", "rebuild", "--all", brief=True),
     "replay rerun": _whole(OVER_CONVERSATIONS, "replay", "rerun", "--failed", brief=True),
     "replay verify": _whole(BOTH, "replay", "verify", "--all", brief=True),

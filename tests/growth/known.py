@@ -30,6 +30,9 @@ DOCTOR = "it looks at the conversations of the newest 1,000 failed runs without 
 HALVED = "the position of a time is found by halving the log"
 OTHERS = "a search with an owner passes over the matches in conversations of others"
 VARIANTS = "all messages are read to find those that follow the same one, after the first branch"
+UNLINKED = (
+    "conversations without a thread are passed over, and here none has one; among linked ones a page reads its items"
+)
 SEGMENTS = "a lookup in the full-text index takes a statement for each of its segments, whose number merges bound"
 
 
@@ -57,6 +60,9 @@ KNOWN: dict[tuple[str, str], Known] = {
     ("Ledger.search(owner, limit)", MESSAGES): _known(OTHERS, {"steps": 4.9}),
     ("Ledger.conversations(search of one)", CONVERSATIONS): _known(SEGMENTS, {"statements": 1.3}),
     ("Ledger.conversations(search of one)", MESSAGES): _known(SEGMENTS, {}),
+    ("Ledger.threads", CONVERSATIONS): _known(UNLINKED, {"steps": 2.0}),
+    ("Ledger.threads(limit)", CONVERSATIONS): _known(UNLINKED, {"steps": 19}),
+    ("threadledger threads", CONVERSATIONS): _known(UNLINKED, {"steps": 18}),
 }
 
 SCANS_BY_NATURE: dict[str, frozenset[str]] = {
