@@ -135,7 +135,7 @@ class _Batch:
         known = journal.fingerprints(used)
         for each in self._found:
             head = used.get(each.key)
-            if head is not None and head.state.startswith(OF_GENERATIONS):
+            if head is not None and head.has_generations:
                 ended[each.key] = Imported(each.line, each.key, "skipped", reason=WAS_DELETED)
             elif head is not None:
                 branched = each.rule >= TREE_RULE and journal.state_of(head).fork_version is not None

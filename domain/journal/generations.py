@@ -12,7 +12,7 @@ import msgspec
 
 from ..conversation import key_of
 from ..errors import InvalidInput
-from .ports import DELETED, OF_GENERATIONS
+from .ports import DELETED
 
 if TYPE_CHECKING:
     from .ports import EventLog, StreamHead
@@ -31,7 +31,7 @@ def is_deleted(head: StreamHead) -> bool:
 
 def floor_of(head: StreamHead) -> int:
     """Return the version up to which a stream belongs to deleted conversations; 0 if there are none."""
-    if not head.state.startswith(OF_GENERATIONS):
+    if not head.has_generations:
         return 0
     try:
         return _decode(head.state).deleted_version or 0

@@ -32,7 +32,7 @@ from ..faces import on_first_use
 from ..ids import new_id, now, to_iso
 from ..limits import RUN_ENDING_CHARS_MIN
 from .observers import WATCHED, RunLog, SeenRun, Watch, run_logger
-from .ports import DELETED, OF_GENERATIONS, Also, Appending, EventLog, StreamHead
+from .ports import DELETED, Also, Appending, EventLog, StreamHead
 from .rows import EventMapper, OnChange, PlainJSON, Row, indexed, refuse_changed, restore
 
 # Modules that only some methods need (decisions, memory, the fold of exchanges) are imported inside these methods.
@@ -154,7 +154,7 @@ class Journal(Application[str]):
         """Yield the rows of a conversation, or only the `first` one; nothing of the deleted ones that had its key."""
         head = self._log.select_head(stream, refuse_changed)
         if head is not None:
-            if head.state.startswith(OF_GENERATIONS):
+            if head.has_generations:
                 from .generations import floor_of
 
                 after = max(after, floor_of(head))
@@ -581,7 +581,7 @@ class Journal(Application[str]):
 
     def used_keys(self, keys: Iterable[str]) -> dict[str, bool]:
         """Return those of these keys that were used, each with whether a conversation with it was deleted."""
-        return {key: head.state.startswith(OF_GENERATIONS) for key, head in self.used_heads(keys).items()}
+        return {key: head.has_generations for key, head in self.used_heads(keys).items()}
 
     def used_heads(self, keys: Iterable[str]) -> dict[str, StreamHead]:
         """Return the heads of those of these keys that were used, also for conversations that were deleted."""

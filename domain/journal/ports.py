@@ -24,6 +24,11 @@ class StreamHead(Struct, frozen=True):
     decoded: object = None
     """The state itself, if it is known: a value that nobody changes. It is not stored."""
 
+    @property
+    def has_generations(self) -> bool:
+        """Return whether a conversation with this key was deleted."""
+        return self.state.startswith(OF_GENERATIONS)
+
 
 DELETED, OF_GENERATIONS = '{"deleted":true', ('{"deleted":true', '{"generation":')
 """Beginnings of the state of a deleted conversation, and of any whose key was deleted: see `ConversationState.deleted`."""
