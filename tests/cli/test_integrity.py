@@ -46,7 +46,20 @@ def damaged(changed_story: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     return Path(shutil.copy(changed_story, tmp_path / "damaged.db"))
 
 
-MAY_ANSWER = {"list", "search", "describe", "audit", "blobs", "db", "doctor", "replay", "append", "import", "profile"}
+MAY_ANSWER = {
+    "list",
+    "search",
+    "describe",
+    "audit",
+    "blobs",
+    "db",
+    "doctor",
+    "replay",
+    "append",
+    "threads",
+    "import",
+    "profile",
+}
 """Commands that read no text of the changed message, or report it as one failed item among others."""
 
 
