@@ -147,7 +147,7 @@ async def image(message_id: str, chat: Chat, ledger: Ledger):
         for part in content if variant.message_id == message_id and isinstance(content, list) else ():
             if part["type"] == "image_url":
                 found = part["image_url"]
-                data = ledger.ledger.journal.read_blob(found["blob"])
+                data = await ledger.read_blob(found["blob"])
                 return StreamingResponse(data, media_type=found["media_type"])
     raise threadledger.NotFound
 

@@ -147,6 +147,8 @@ class AsyncLedger(AsyncFace[Ledger]):
         acting.ledger = acting._blocking = self.ledger.as_actor(name)
         return acting
 
+    read_blob = awaited(Ledger.read_blob)
+
     async def remove_upload(self, upload: AttachmentCopy) -> None:
         """See `Ledger.remove_upload`."""
         from .attachments import remove_upload

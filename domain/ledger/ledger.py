@@ -127,6 +127,15 @@ class Ledger:
 
         return removable_uploads(self.journal, before, also)
 
+    def read_blob(self, address: str) -> Iterator[bytes]:
+        """Return the bytes of an attachment by its address (`blob` in a content part), chunk by chunk.
+
+        Raises:
+            BlobMissing: there is no such attachment, or it is incomplete.
+            ChangedBlob: its bytes are not those of its address; raised before the last chunk is returned.
+        """
+        return self.journal.read_blob(address)
+
     def remove_upload(self, upload: AttachmentCopy) -> None:
         """Delete the copy of an attachment at its provider, and record it.
 

@@ -107,6 +107,14 @@ class Call:
     """Whether it is about threads, for which the ledger needs a kind of thread."""
     writes: bool = False
     """Whether it writes events. Calls that only read have a ledger of their own, in which everything is as it was made."""
+    branches: bool = False
+    """Whether it writes branches or pins. Such calls share a ledger in which each of them leaves more of these, and are
+    compared on conversations longer than a window."""
+
+    @property
+    def changes(self) -> str:
+        """Return what it changes, by which calls share a ledger; empty for nothing."""
+        return "branched" if self.branches else "written" if self.writes else ""
 
 
 def whole(*axes: str, do: Callable[[Any], Any], **more: Any) -> Call:
@@ -336,7 +344,7 @@ CALLS: dict[str, Call] = {
     "Chat.memory(deleted)": Call(lambda it: it.memory(last=5).messages, given=_begun_again, writes=True),
     "Chat.describe": Call(lambda it: it.chat.describe(title=it.new, tags=["a", "b"]), writes=True),
     "Chat.describe(read)": Call(lambda it: it.chat.describe()),
-    "Chat.edit": Call(lambda it: it[0].chat.edit(it[1], "This."), given=_newest_message, writes=True),
+    "Chat.edit": Call(lambda it: it[0].chat.edit(it[1], "This."), given=_newest_message, branches=True),
     "Chat.events": whole(MESSAGES, do=lambda it: it.chat.events()),
     "Chat.events(after)": Call(lambda it: it.chat.events(max(it.ledger.state(it.key).version - LIMIT, 0))),
     "Chat.exchange": Call(_own_exchange, writes=True),
@@ -349,20 +357,20 @@ CALLS: dict[str, Call] = {
     "Chat.memory": whole(MESSAGES, do=lambda it: it.chat.memory().messages),
     "Chat.memory(last)": Call(lambda it: it.chat.memory(last=5).messages),
     "Chat.memory(tokens)": Call(lambda it: it.chat.memory(tokens=50).messages),
-    "Chat.pin": Call(lambda it: it[0].chat.pin(it[1]), given=_newest_message, writes=True),
+    "Chat.pin": Call(lambda it: it[0].chat.pin(it[1]), given=_newest_message, branches=True),
     "Chat.rate": Call(lambda it: it[0].chat.rate(it[1], 1), given=_newest_message, writes=True),
-    "Chat.regenerate": Call(lambda it: it[0].chat.regenerate(), given=_answered, writes=True, paged=True),
+    "Chat.regenerate": Call(lambda it: it[0].chat.regenerate(), given=_answered, branches=True),
     "Chat.rerun": Call(lambda it: it[0].chat.rerun(it[1]), given=_abandoned, writes=True),
     "Chat.rerun(options)": Call(lambda it: it[0].chat.rerun(it[1], temperature=0.5), given=_abandoned, writes=True),
     "Chat.retract": Call(lambda it: it[0].chat.retract(it[1]), given=_newest_message, writes=True),
     "Chat.run": Call(_own_run, writes=True),
     "Chat.run(failed)": Call(_failed_run, writes=True),
-    "Chat.select_branch": Call(lambda it: it[0].chat.select_branch(it[1]), given=_newest_message, writes=True),
+    "Chat.select_branch": Call(lambda it: it[0].chat.select_branch(it[1]), given=_newest_message, branches=True),
     "Chat.stream": Call(lambda it: sum(1 for _ in it.chat.stream("Where is it?")), writes=True),
     "Chat.stream_regenerate": Call(
-        lambda it: sum(1 for _ in it[0].chat.stream_regenerate()), given=_answered, writes=True, paged=True
+        lambda it: sum(1 for _ in it[0].chat.stream_regenerate()), given=_answered, branches=True
     ),
-    "Chat.variants": Call(lambda it: it[0].chat.variants(it[1]), given=_edited_message, writes=True),
+    "Chat.variants": Call(lambda it: it[0].chat.variants(it[1]), given=_edited_message, branches=True),
     # Queries of an audit
     "FailureGroups.all": Call(lambda it: it.groups.all(), per=lambda _: 1),
     "FailureGroups.book": Call(lambda it: it.groups.book()),
@@ -468,6 +476,7 @@ EXCEPTIONS: dict[str, str] = {
     "Memory.summary_id": "a value",
     "Memory.with_hash": "makes an object",
     "Ledger.as_actor": "makes objects; reads no rows",
+    "Ledger.read_blob": "reads one attachment, in chunks",
     "Ledger.remove_upload": "deletes one file at a provider, and writes one event to its own stream",
     "Memory.read_blob": "a function",
     "AsyncLedger.remove_upload": "the effects of Ledger.remove_upload",

@@ -91,13 +91,13 @@ class Places:
         self.provider = provider
         self._files, self._folder = files, folder
         self._copies: dict[tuple[str, int, str], tuple[Path, int]] = {}
-        self._opened: dict[tuple[str, int, bool, str], Place] = {}
+        self._opened: dict[tuple[str, int, str, str], Place] = {}
 
-    def place(self, axis: str, size: int, *, writes: bool = False, threads: str = WITHOUT_THREADS) -> Place:
-        """Return a ledger whose views are up to date, or nearly so if it is one for calls that write."""
-        key = (axis, size, writes, threads)
+    def place(self, axis: str, size: int, *, changes: str = "", threads: str = WITHOUT_THREADS) -> Place:
+        """Return a ledger whose views are up to date, or nearly so if it is one for calls that change it."""
+        key = (axis, size, changes, threads)
         if key not in self._opened:
-            self._opened[key] = self._open(axis, *self._copy(axis, size, writes, threads), threads)
+            self._opened[key] = self._open(axis, *self._copy(axis, size, changes, threads), threads)
         return self._opened[key]
 
     def fresh(self, axis: str, size: int) -> Place:
@@ -109,9 +109,9 @@ class Places:
         shutil.copyfile(source, path)
         return self._open(axis, path, events, WITHOUT_THREADS)
 
-    def _copy(self, axis: str, size: int, writes: bool, threads: str) -> tuple[Path, int]:
+    def _copy(self, axis: str, size: int, changes: str, threads: str) -> tuple[Path, int]:
         """Return a copy of a file for calls of one kind. What links threads does not share it with what has none."""
-        kind = f"written-{threads}" if writes else "read"
+        kind = f"{changes}-{threads}" if changes else "read"
         key = (axis, size, kind)
         if key not in self._copies:
             source, events = self._files.viewed(axis, size)

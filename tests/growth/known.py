@@ -56,7 +56,7 @@ KNOWN: dict[tuple[str, str], Known] = {
     ("threadledger audit report", CONVERSATIONS): _known(UNANSWERED, {"steps": 4.6}, "view_audit_runs"),
     ("threadledger doctor", CONVERSATIONS): _known(DOCTOR, {}),
     ("Ledger.conversations(since, limit)", MESSAGES): _known(HALVED, {"steps": 2.1}),
-    ("Chat.variants", MESSAGES): _known(VARIANTS, {"steps": 41, "calls": 61}),
+    ("Chat.variants", MESSAGES): _known(VARIANTS, {"steps": 5, "calls": 5}),
     ("Ledger.search(owner, limit)", MESSAGES): _known(OTHERS, {"steps": 4.9}),
     ("Ledger.conversations(search of one)", CONVERSATIONS): _known(SEGMENTS, {"statements": 1.3}),
     ("Ledger.conversations(search of one)", MESSAGES): _known(SEGMENTS, {}),

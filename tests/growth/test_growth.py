@@ -78,7 +78,7 @@ def sizes(call: Call, axis: str, *, known: bool) -> tuple[int, int]:
     """Return the sizes to compare. A call that works on everything, or is known to grow, is not made on the largest."""
     if axis in call.whole_on:
         return (FEW, TWICE_FEW) if call.brief else (THOUSAND, TWO_THOUSAND)
-    small = THOUSAND if axis == CONVERSATIONS or call.paged or call.searches else TEN
+    small = THOUSAND if axis == CONVERSATIONS or call.paged or call.branches or call.searches else TEN
     if known or call.searches:
         return small, FIVE_THOUSAND if small == THOUSAND else TWO_THOUSAND
     return small, MOST
@@ -116,7 +116,9 @@ def measure(places: Places, name: str, axis: str, call: Call, *, known: bool) ->
     for size in sizes(call, axis, known=known):
         with places.meter.installed():
             place = (
-                places.fresh(axis, size) if is_first else places.place(axis, size, writes=call.writes, threads=threads)
+                places.fresh(axis, size)
+                if is_first
+                else places.place(axis, size, changes=call.changes, threads=threads)
             )
             if not is_whole:
                 call.do(call.given(place))
@@ -162,7 +164,8 @@ def test_it_costs_no_more_in_a_larger_ledger(name: str, axis: str, places: Place
 def test_an_asynchronous_twin_costs_no_more_in_a_larger_ledger(name: str, axis: str, places: Places) -> None:
     """Calls in Python are not compared: they are made in several threads."""
     known = KNOWN.get((name, axis))
-    call = Call(lambda place: asyncio.run(_awaited(AWAITED[name], place)), writes=True)
+    branches = CALLS[name.removeprefix("Async")].branches if name.removeprefix("Async") in CALLS else False
+    call = Call(lambda place: asyncio.run(_awaited(AWAITED[name], place)), writes=True, branches=branches)
     found = measure(places, name, axis, call, known=known is not None)
     grown = {metric for metric in found.growth() if metric != "calls"}
     assert (grown, found.scanned) == (set(known.factors) if known else set(), set()), f"{name} on {axis} {found}"
