@@ -50,6 +50,7 @@ MAY_ANSWER = {
     "list",
     "search",
     "describe",
+    "delete",
     "audit",
     "blobs",
     "db",
