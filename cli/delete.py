@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .main import KEY, Exit, complete_keys, opened
-from .output import counted, emit_many, note
+from .output import clock, counted, emit_many, note
 from .replay.plans import apply_options, confirm
 
 if TYPE_CHECKING:
@@ -69,7 +69,9 @@ def _deleted(ledger: Ledger, row: dict[str, Any], reason: str) -> dict[str, Any]
 def _shown(row: dict[str, Any]) -> dict[str, Any]:
     from .main import invocation
 
-    return row if invocation().output != "table" else row | {"threads": ", ".join(row["threads"].values())}
+    if invocation().output != "table":
+        return row
+    return row | {"last_at": clock(row["last_at"]), "threads": ", ".join(row["threads"].values())}
 
 
 def _name_threads(rows: Sequence[dict[str, Any]]) -> None:
