@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .main import KEY, TEXT, Exit, common, complete_keys, error_message, invocation, opened
+from .main import IN_KEY, KEY, TEXT, Exit, common, error_message, invocation, opened
 from .output import emit_line, emit_many, emit_one, note, print_json, short
 from .terminal import printable
 
@@ -144,7 +144,7 @@ def _read_format(path: Path) -> dict[str, Any]:
 
 
 @click.command()
-@click.argument("key", type=KEY, shell_complete=complete_keys)
+@IN_KEY
 @click.argument("text", type=TEXT)
 @click.option(
     "--stream", is_flag=True, help="Print the text as it arrives. With -o jsonl: one part per line, then the answer."
@@ -227,7 +227,7 @@ def _without(dropped: Sequence[str]) -> str:
 
 
 @click.command()
-@click.argument("key", type=KEY, shell_complete=complete_keys)
+@IN_KEY
 @exchange_options
 @attachment_options
 @common
@@ -414,7 +414,7 @@ class _Shown:
 
 
 @click.command()
-@click.argument("key", type=KEY, shell_complete=complete_keys)
+@IN_KEY
 @click.argument("role")
 @click.argument("text", type=TEXT)
 @click.option("--idempotency-key", metavar="K", help="Makes retries safe: the same key again changes nothing.")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .ask import exchange_options, keywords_of, print_exchange
-from .main import KEY, TEXT, Exit, common, complete_keys, error_message, opened
+from .main import IN_KEY, KEY, TEXT, Exit, common, error_message, opened
 from .output import clock, emit_line, emit_many, note, short
 
 if TYPE_CHECKING:
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from threadledger.domain.ledger import Ledger
     from threadledger.domain.memory.tree import Branch
 
-IN_KEY = click.argument("key", type=KEY, shell_complete=complete_keys)
 MESSAGE = click.argument("message_id", type=KEY, metavar="MESSAGE")
 REASON = click.option("--reason", type=KEY, default="", metavar="TEXT", help="Why; stored with the event.")
 

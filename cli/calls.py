@@ -5,9 +5,8 @@ from __future__ import annotations
 import click
 
 from .ask import print_exchange
-from .main import KEY, common, complete_keys, opened
+from .main import IN_KEY, KEY, common, opened
 
-IN_KEY = click.argument("key", type=KEY, shell_complete=complete_keys)
 CALL = click.argument("call_id", type=KEY, metavar="CALL")
 REASON = click.option("--reason", type=KEY, default="", metavar="TEXT", help="Why; the model sees it if you reject.")
 

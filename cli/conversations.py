@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .describe import pairs_of
-from .main import KEY, Exit, MomentParameter, common, complete_keys, invocation, opened
+from .main import IN_KEY, KEY, Exit, MomentParameter, common, complete_keys, invocation, opened
 from .output import clock, counted, emit_many, emit_one, print_json, print_text, prose, short, short_thread, table
 from .pages import SinceParameter, emit_page, with_cursor
 from .terminal import printable
@@ -119,7 +119,7 @@ ROLE_STYLES = {"user": "cyan", "assistant": "green", "tool": "yellow", "system":
 
 
 @click.command()
-@click.argument("key", type=KEY, shell_complete=complete_keys)
+@IN_KEY
 @click.option(
     "--at",
     type=MomentParameter(versions=True),
@@ -240,7 +240,7 @@ def _draw_unanswered(console: Console, key: str, exchange: dict[str, Any]) -> No
 
 
 @click.command()
-@click.argument("key", type=KEY, shell_complete=complete_keys)
+@IN_KEY
 @click.argument("new_key", type=KEY, metavar="NEWKEY")
 @click.option(
     "--at",

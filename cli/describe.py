@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .main import KEY, Exit, common, complete_keys, opened
+from .main import IN_KEY, KEY, Exit, common, opened
 from .output import emit_one, prose
 from .terminal import printable
 
@@ -18,7 +18,7 @@ TEXT = KEY
 
 
 @click.command()
-@click.argument("key", type=KEY, shell_complete=complete_keys)
+@IN_KEY
 @click.option("--title", type=TEXT, metavar="TEXT", help="Title; an empty one clears it.")
 @click.option("--owner", type=TEXT, metavar="ID", help="Id of its owner, for list --owner; an empty one clears it.")
 @click.option(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .main import KEY, Exit, MomentParameter, common, complete_keys, invocation, opened
+from .main import IN_KEY, Exit, MomentParameter, common, invocation, opened
 from .output import console, counted, emit_many, note, short_thread
 from .terminal import printable
 
@@ -62,7 +62,7 @@ class RangeParameter(click.ParamType[Range]):
 
 
 @click.command()
-@click.argument("key", type=KEY, shell_complete=complete_keys)
+@IN_KEY
 @click.argument("range_", metavar="[A..B]", type=RangeParameter(), required=False)
 @click.option("--thread", "with_thread", is_flag=True, help="Compare the journal with the thread at the provider.")
 @click.option("--to", type=click.Choice(["conversations", "assistants"]), help="With --thread: the kind of thread.")

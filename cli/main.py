@@ -238,6 +238,10 @@ def complete_keys(ctx: click.Context, param: click.Parameter, incomplete: str) -
         return []
 
 
+IN_KEY = click.argument("key", type=KEY, shell_complete=complete_keys)
+"""The conversation that a command works on."""
+
+
 def _shared(name: str) -> dict[str, Any]:
     def keep(ctx: click.Context, param: click.Parameter, value: Any) -> None:
         root = ctx.find_root()

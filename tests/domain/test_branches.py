@@ -15,15 +15,14 @@ from hypothesis import strategies as st
 
 from threadledger.domain.conversation import ConversationState, evolve
 from threadledger.domain.conversation import events as e
-from threadledger.domain.ids import to_iso
 from threadledger.domain.journal import StreamHead
 from threadledger.domain.journal.path_memory import along_path, path_hash_along
 from threadledger.domain.journal.recall import recall
-from threadledger.domain.journal.rows import EventMapper, PlainJSON
 from threadledger.domain.memory import fold_memory
 
+from .rows_of_events import STREAM, RowsOfEvents
+
 BEGAN = datetime(2026, 11, 30, tzinfo=UTC)
-STREAM = "conversation:k"
 MODEL = Path(__file__).parents[3] / "shared" / "model" / "memory_path.py"
 
 MARKS = {
@@ -31,26 +30,11 @@ MARKS = {
 }
 
 
-class Log:
+class Log(RowsOfEvents):
     """The rows of one conversation in memory, with the head that its events lead to, and how many rows were read."""
 
     def __init__(self, kept: Sequence[e.Event]) -> None:
-        mapper = EventMapper(PlainJSON())
-        stored = [mapper.to_stored_event(event) for event in kept]
-        self.rows = [
-            (
-                version,
-                STREAM,
-                version,
-                row.topic,
-                row.state,
-                row.event_id,
-                to_iso(kept[version - 1].timestamp),
-                row.schema,
-            )
-            for version, row in enumerate(stored, 1)
-        ]
-        self.read = 0
+        super().__init__(kept)
         state = ConversationState()
         for event in kept:
             state = evolve(state, event)
@@ -59,9 +43,6 @@ class Log:
 
     def select_head(self, stream: str, changed: Any = None) -> StreamHead | None:
         return self.head
-
-    def version_at(self, stream: str, at: str, changed: Any = None) -> int:
-        return sum(row[6] <= at for row in self.rows)
 
     def read_usual(self, *_: Any) -> bool:
         return False
@@ -73,21 +54,6 @@ class Log:
         found = [row for row in reversed(self.rows[max(after, 0) : upto]) if row[3] in MARKS][:limit]
         self.read += len(found)
         return iter(found)
-
-    def stream_rows(
-        self,
-        stream: str,
-        after: int = 0,
-        upto: int | None = None,
-        topics: Any = (),
-        newest_first: bool = False,
-        page: int = 9,
-        changed: Any = None,
-    ) -> Iterator[Any]:
-        rows = [row for row in self.rows[max(after, 0) : upto] if not topics or row[3] in topics]
-        for row in reversed(rows) if newest_first else rows:
-            self.read += 1
-            yield row
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
@@ -17,25 +17,19 @@ from threadledger.domain.errors import InvalidInput
 from threadledger.domain.ids import to_iso
 from threadledger.domain.journal import StreamHead
 from threadledger.domain.journal.recall import Texts, recall
-from threadledger.domain.journal.rows import EventMapper, PlainJSON
 from threadledger.domain.memory import fold_memory
 from threadledger.domain.replay.rerun_obstacles import place_in, placed
 
+from .rows_of_events import STREAM, RowsOfEvents
+
 BEGAN = datetime(2026, 11, 22, tzinfo=UTC)
-STREAM = "conversation:k"
 
 
-class Log:
+class Log(RowsOfEvents):
     """The rows of one conversation, a second apart, and how many of them were read."""
 
     def __init__(self, kept: Sequence[events.Event]) -> None:
-        mapper = EventMapper(PlainJSON())
-        stored = [mapper.to_stored_event(event) for event in kept]
-        self.rows = [
-            (version, STREAM, version, row.topic, row.state, row.event_id, self.at(version), row.schema)
-            for version, row in enumerate(stored, 1)
-        ]
-        self.read = 0
+        super().__init__(kept, [self.at(version) for version, _ in enumerate(kept, 1)])
 
     @staticmethod
     def at(version: int) -> str:
@@ -43,9 +37,6 @@ class Log:
 
     def select_head(self, stream: str, changed: Any = None) -> StreamHead | None:
         return StreamHead(stream, len(self.rows), 1, "{}") if self.rows else None
-
-    def version_at(self, stream: str, at: str, changed: Any = None) -> int:
-        return sum(row[6] <= at for row in self.rows)
 
     @staticmethod
     def numbered(rows: Sequence[Any], topics: tuple[tuple[str, int], ...]) -> list[Any]:
@@ -68,21 +59,6 @@ class Log:
         self.read += len(ends)
         head = self.select_head(stream)
         return (head, self.numbered(ends, topics)) if head is not None and len(self.rows) >= first else None
-
-    def stream_rows(
-        self,
-        stream: str,
-        after: int = 0,
-        upto: int | None = None,
-        topics: Any = (),
-        newest_first: bool = False,
-        page: int = 9,
-        changed: Any = None,
-    ) -> Iterator[Any]:
-        rows = [row for row in self.rows[after:upto] if not topics or row[3] in topics]
-        for row in reversed(rows) if newest_first else rows:
-            self.read += 1
-            yield row
 
 
 def conversation_of(steps: Sequence[tuple[str, int]]) -> list[events.Event]:
