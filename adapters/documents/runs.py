@@ -12,7 +12,7 @@ from threadledger.domain.ledger import defined_profile, tool_names
 from .words import short
 
 if TYPE_CHECKING:
-    from threadledger.domain.conversation import Exchanges, RunRecord
+    from threadledger.domain.conversation import ExchangeRecord, Exchanges, RunRecord
     from threadledger.domain.ledger import Ledger, ShownMemory
 
 
@@ -35,13 +35,14 @@ def run_document(ledger: Ledger, run: RunRecord, folded: Exchanges) -> dict[str,
         "profile": _profile(ledger, run.profile_hash),
         "rerun_of": run.rerun_of,
         "group": GroupName.of(run.failure, run.backend).id if run.failure is not None else None,
-        "rerun": _rerun(run, exchange.answered_by),
+        "rerun": _rerun(run, exchange),
         "exchange": [_step(each) for each in exchange.runs],
         "dropped": list(run.dropped),
         "losses": run.all_losses,
         "rendering": run.rendering,
         "continues_run_id": run.continues_run_id,
         "continued_chars": run.continued_chars or None,
+        "unanswered": exchange.unanswered,
     }
 
 
@@ -101,11 +102,14 @@ def _options(shown: ShownMemory) -> dict[str, Any] | None:
     }
 
 
-def _rerun(run: RunRecord, answered_by: str | None) -> str | None:
-    """Return the command that reruns a run; if its exchange is answered, as a shadow run, whose answer is only shown."""
-    if run.state == "open":
+def _rerun(run: RunRecord, exchange: ExchangeRecord) -> str | None:
+    """Return the command that reruns a run; if its exchange is answered, as a shadow run, whose answer is only shown.
+
+    None for an open run, and for one that wrote a summary.
+    """
+    if run.state == "open" or exchange.runs[0].shadow:
         return None
-    how = "--into shadow" if answered_by is not None else "--apply"
+    how = "--into shadow" if exchange.answered_by is not None else "--apply"
     return f"threadledger replay rerun {short(run.run_id)} {how}"
 
 

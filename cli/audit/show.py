@@ -76,8 +76,10 @@ def _draw(console: Console, thing: dict[str, Any], advice: str) -> None:
         console.print(Text(f"advice  {advice}"))
         console.print()
     draw_timeline(console, thing)
-    answered = f"answered by {short(thing['answered_by'])}" if thing["answered_by"] else "not answered yet"
-    console.print(Text(f"  {answered}", style="green" if thing["answered_by"] else "red"))
+    answered = "not answered yet" if thing["unanswered"] else "no question waits for it"
+    if thing["answered_by"]:
+        answered = f"answered by {short(thing['answered_by'])}"
+    console.print(Text(f"  {answered}", style="red" if thing["unanswered"] else "green"))
     if thing["rerun"]:
         console.print()
         console.print(Text("rerun", style="bold"), Text(f"  {thing['rerun']}"), sep="\n")

@@ -36,7 +36,8 @@ def _selected(state: ConversationState, event: e.BranchSelected) -> None:
     state.aside_path = None
     for exchanges in (state.open_exchanges, state.abandoned):
         for exchange_id, exchange in exchanges.items():
-            exchanges[exchange_id] = updated(exchange, left=True)
+            is_back = exchange.tail_version == event.message_version
+            exchanges[exchange_id] = updated(exchange, left=not is_back)
 
 
 def _compacted(state: ConversationState, event: e.MemoryCompacted) -> None:

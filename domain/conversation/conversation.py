@@ -607,6 +607,9 @@ class Conversation:
             and plan.memory_version >= state.path_version
         ):
             carried["path_hash"] = state.path_hash
+        exchange = state.open_exchanges.get(exchange_id)
+        if exchange is not None and exchange.answered and not plan.shadow:
+            carried["question_answered"] = True
         deadline = to_iso(now() + timedelta(seconds=plan.timeout_seconds + RUN_GRACE_SECONDS))
         started = self._record(e.RunStarted, run_id=new_id(), exchange_id=exchange_id, deadline=deadline, **carried)
         return started.run_id
@@ -715,6 +718,7 @@ class RunPlan(msgspec.Struct, frozen=True):
     idempotency_key: str | None = None
     """Key of the app's own run that starts the exchange."""
     cost_reserved: int | None = None
+    question_answered: bool = False
 
     def replaced(self, **fields: Any) -> Self:
         """Return a copy with other values of some fields."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any
 
 from ..errors import InvalidInput
@@ -50,6 +51,10 @@ class Description:
     def changed(self, changes: Mapping[str, Any]) -> Description:
         """Return the description after an event with these fields."""
         return replace(self, **{**changes, "tags": tuple(changes.get("tags", self.tags))})
+
+
+NOT_DESCRIBED = Description(metadata=MappingProxyType({}))
+"""The description of every conversation of which nothing was said: one object, because a list may hold 100,000 of them."""
 
 
 def _equal(first: Any, second: Any) -> bool:

@@ -150,6 +150,8 @@ class RunStarted(Event, frozen=True, kw_only=True):
     """Version of the message with which the path of its memory ends; None is the end as of `memory_version`."""
     cost_reserved: int | None = None
     """Highest cost of the run, reserved in its budgets, in billionths of a US dollar; None if no budget limits it."""
+    question_answered: bool = False
+    """Whether the question had an answer before, so that nobody is left waiting if the run fails: it is regenerated."""
 
 
 class RunCompleted(Event, frozen=True, kw_only=True):

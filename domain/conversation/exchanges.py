@@ -37,6 +37,7 @@ class RunRecord:
     memory_first_version: int | None = None
     memory_leaf_version: int | None = None
     supersedes_run_id: str | None = None
+    question_answered: bool = False
     apart: bool = False
     shadow: bool = False
     endpoint: str | None = None
@@ -84,6 +85,9 @@ class ExchangeRecord:
     runs: list[RunRecord] = field(default_factory=list)
     abandoned: bool = False
     answered_by: str | None = None
+    unanswered: bool = True
+    """Whether a question waits for the answer: no longer once there is one, and never if the first run wrote a summary or
+    regenerated an answer."""
     taken_over: e.FallbackUsed | None = None
     """The newest fallback."""
 
@@ -128,8 +132,9 @@ def fold_exchanges(events: Iterable[e.Event], folded: Exchanges | None = None) -
                 run.completed, run.ended_at, run.duration_seconds = event, event.timestamp, event.duration_seconds
                 exchange = folded.by_id[run.exchange_id]
                 if not run.shadow:
-                    exchange.answered_by = exchange.answered_by if event.goes_on else event.run_id
                     exchange.abandoned = False
+                    if not event.goes_on:
+                        exchange.answered_by, exchange.unanswered = event.run_id, False
             case e.RunFailed() if (run := folded.runs.get(event.run_id)) is not None:
                 run.failure, run.ended_at = Failure.of(event), event.timestamp
                 run.duration_seconds = event.duration_seconds
@@ -165,6 +170,7 @@ def recorded_failure(run: RunRecord, exchange: ExchangeRecord) -> RecordedFailur
         duration_seconds=run.duration_seconds,
         next=run.next,
         answered_by=exchange.answered_by,
+        unanswered=exchange.unanswered,
         actor=run.actor,
     )
 
@@ -214,7 +220,7 @@ class FailureFilter:
             and self.backend in {None, failure.backend}
             and self.key in {None, failure.key}
             and self.actor in {None, failure.actor}
-            and not (self.unanswered and failure.answered_by is not None)
+            and (failure.unanswered or not self.unanswered)
         )
 
 
@@ -222,6 +228,8 @@ def _started(folded: Exchanges, event: e.RunStarted) -> None:
     key = key_of(event.originator_id)
     exchange = folded.by_id.setdefault(event.exchange_id, ExchangeRecord(event.exchange_id, key))
     exchange.abandoned = exchange.abandoned and event.shadow
+    if not exchange.runs and (event.shadow or event.question_answered):
+        exchange.unanswered = False
     previous = exchange.last(event.shadow)
     if previous is not None and previous.failure is not None:
         # An app may take up an abandoned exchange again. A rerun starts another attempt, and changes nothing before it.

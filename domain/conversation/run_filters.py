@@ -41,7 +41,7 @@ class RunFilter:
 
 @dataclass(frozen=True)
 class ExchangeFilter:
-    """Select exchanges by their first run, and by whether they have an answer."""
+    """Select exchanges by their first run, and by whether a question waits for the answer."""
 
     since: datetime | None = None
     """Time from which on the first run started."""
@@ -58,7 +58,7 @@ class ExchangeFilter:
             (self.since is None or first.started_at >= self.since)
             and (self.until is None or first.started_at <= self.until)
             and self.key in {None, first.key}
-            and self.unanswered in {None, exchange.answered_by is None}
+            and self.unanswered in {None, exchange.unanswered}
             and self.actor in {None, first.actor}
         )
 

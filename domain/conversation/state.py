@@ -90,7 +90,7 @@ class OpenExchange(_Part):
     waits_for: dict[str, str] | None = None
     """Decisions on the tool calls for which it waits, by call id: `approved`, `rejected`, or empty if there is none yet."""
     left: bool = False
-    """Whether another branch was selected since: its answer is a variant aside."""
+    """Whether another branch is selected: its answer is a variant aside."""
 
     @property
     def undecided(self) -> str | None:
@@ -457,7 +457,7 @@ def _reopened(state: ConversationState, event: e.RunStarted) -> OpenExchange:
         return _opened(state, event.exchange_id, None, None)
     # A rerun; the question of one that left `abandoned` is no longer known.
     exchange = abandoned or _part(OpenExchange, {"question": None, "runs": []})
-    if event.supersedes_run_id is not None:
+    if event.supersedes_run_id is not None or event.question_answered:
         return updated(exchange, answered=True)
     return updated(exchange, unanswered=True)
 

@@ -113,20 +113,10 @@ def regenerate(
     version, end = yield from chat.when_free(decide)
     if end is None:
         end = (yield from work(places.end))[1]
-    branch = BranchPoint((question.message_id, question.version), end)
+    branch = BranchPoint((question.message_id, question.version), end, answered=question.version != end)
     mode = Mode(branch=branch, idempotency_key=idempotency_key)
     exchange = Exchange(chat.journal, chat.services, chat.key, exchange_id, mode=mode, after=version - 1, stream=stream)
     return (yield from exchange.run())
-
-
-def branch_again(chat: Conversing, exchange_id: str, leaf: int) -> BranchPoint:
-    """Return where an exchange whose last run answered the message of version `leaf` continues aside."""
-    state = chat.journal.require(chat.key).state
-    exchange = state.open_exchanges.get(exchange_id) or state.abandoned.get(exchange_id)
-    if exchange is None:
-        question = chat.journal.places(chat.key).at(leaf)
-        return BranchPoint((question.message_id, leaf), state.end_version)
-    return BranchPoint(chat.journal.end_of_exchange(chat.key, exchange), state.end_version)
 
 
 def places_of(chat: Conversing) -> Places:
@@ -195,6 +185,11 @@ def _question_of(chat: Conversing, places: Places, message_id: str | None) -> Jo
             if each.message.role is Role.USER and each.run_id is None:
                 return each
         if memory.first_version is None:
+            if chat.journal.require(chat.key).state.compacted_version is not None:
+                raise InvalidInput(
+                    f"the question is covered by a summary of {chat.key!r}, so it cannot be run again: edit the question and "
+                    "regenerate, which leaves the summary, or ask once more"
+                )
             what = "the conversation" if message_id is None else f"the path to message {message_id}"
             raise InvalidInput(f"{what} of {chat.key!r} has no question, so nothing can be run again: ask one first")
         last *= 4

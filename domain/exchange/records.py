@@ -16,7 +16,7 @@ from ..failures import Cause, Failure, diagnose
 from ..limits import PARTIAL_TEXT_CHARS_MAX
 
 if TYPE_CHECKING:
-    from ..conversation import Completion, Conversation
+    from ..conversation import Completion, Conversation, ExchangeRecord
     from ..conversation.messages import Message, Parent
     from ..journal import Journal
     from ..memory import Memory
@@ -36,6 +36,8 @@ class BranchPoint:
     """The question, or the newest message that the exchange has journaled since."""
     end_version: int | None
     """Version of the end when the exchange began: its answer is selected if the end is still there."""
+    answered: bool = False
+    """Whether the question had an answer before."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,25 @@ class Mode:
     """Function that counts one more run, or returns the limit that prevents it."""
     give_back: Callable[[], None] = lambda: None
     """Function that removes a counted run that was not started."""
+
+    def beside(self, journal: Journal, recorded: ExchangeRecord) -> Mode:
+        """Return this mode with the runs aside if those of the exchange were: behind its question and their tool results.
+
+        The answer is selected if the end has not moved since the first of them started.
+        """
+        last = recorded.last()
+        if last is None or last.memory_leaf_version is None:
+            return self
+        key, places = recorded.key, journal.places(recorded.key)
+        state = journal.require(key).state
+        exchange = state.open_exchanges.get(last.exchange_id) or state.abandoned.get(last.exchange_id)
+        if exchange is None:
+            leaf = last.memory_leaf_version
+            parent = places.at(leaf).message_id, leaf
+        else:
+            parent = journal.end_of_exchange(key, exchange)
+        end = places.end(recorded.runs[0].version - 1)[1]
+        return replace(self, branch=BranchPoint(parent, end, last.question_answered))
 
 
 NEW_QUESTION = Mode()
@@ -160,8 +181,9 @@ class RunRecords:
         A rerun uses the linked thread only if the thread shows the memory that the failed run saw.
         """
         if self.mode.branch is not None:
-            leaf = self.mode.branch.parent[1]
-            return plan.replaced(apart=in_thread, memory_leaf_version=leaf)
+            branch = self.mode.branch
+            leaf, answered = branch.parent[1], branch.answered
+            return plan.replaced(apart=in_thread, memory_leaf_version=leaf, question_answered=answered)
         if self.mode.turn is not None:  # the thread has the calls, and no results
             plan = plan.replaced(apart=in_thread)
             return plan

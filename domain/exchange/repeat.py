@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -116,10 +115,8 @@ def _exchange_again(
         idempotency_key=idempotency_key,
         tools=None if live else recorded_tools,
     )
-    if leaf is not None:
-        from .branching import branch_again
-
-        mode = replace(mode, branch=branch_again(chat, exchange_id, leaf))
+    if recorded is not None:
+        mode = mode.beside(journal, recorded)
     return Exchange(journal, services, key, exchange_id, mode=mode, policy=policy, after=after, stream=stream)
 
 

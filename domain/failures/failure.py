@@ -136,6 +136,8 @@ class RecordedFailure:
     """What followed: `retried`, `fallback`, `abandoned`, or `open` if nothing has followed yet."""
     answered_by: str | None = None
     """Id of the run that answered the exchange in the end."""
+    unanswered: bool = True
+    """Whether a question still waits for the answer: not if the run wrote a summary or regenerated an answer."""
     endpoint: str | None = None
     """Where the backend was reached; None for runs of a ledger without named backends."""
     actor: str | None = None

@@ -97,9 +97,9 @@ class Places:
             return message.parent_id or "", message.parent_version
         return path_reader(self._log, self._head, message.version - 1).end()
 
-    def end(self) -> Parent:
-        """Return the message with which memory ends; "" and 0 without any."""
-        return self._reader().end()
+    def end(self, version: int | None = None) -> Parent:
+        """Return the message with which memory ends, as of a version or as of now; "" and 0 without any."""
+        return path_reader(self._log, self._head, self._head.version if version is None else version).end()
 
     def variants(self, message_id: str) -> list[Variant]:
         """Return the messages that follow the same message as this one; the later ones are read to find them.

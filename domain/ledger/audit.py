@@ -340,7 +340,7 @@ def unanswered_exchanges(journal: Journal, key: str, memory: Memory) -> list[Una
     found = []
     for exchange_id in sorted(last, key=lambda each: last[each]):
         exchange = folded.by_id.get(exchange_id) or ExchangeRecord(exchange_id, key)
-        if exchange.answered_by is None:
+        if exchange.unanswered:
             found.append(_unanswered(exchange, last[exchange_id], reasons.get(exchange_id)))
     return found
 

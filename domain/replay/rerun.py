@@ -43,7 +43,7 @@ from ..memory import Memory, rule_in_copy, version_in_copy
 from .fork import events_of_copy, exchange_in_fork, fork, fork_key, is_fork
 from .jobs import Jobs
 from .plan import CHANGED, ApplyOptions, JobRun, Plan, has_changed
-from .rerun_obstacles import ExchangeLook, Obstacle, by_rerun, is_left, look, looking_first, obstacles, placed
+from .rerun_obstacles import ExchangeLook, Obstacle, by_rerun, is_aside, is_left, look, looking_first, obstacles, placed
 from .rerun_request import INCLUDE, Budget, Limits, RerunItem, Wanted
 
 
@@ -378,12 +378,16 @@ class Rerunning:
             return self._in_fork(item, seen, item.fork, budget)
         memory, is_shadow = seen.memory or Memory(), self._wanted.into == "shadow"
         last = seen.exchange.last()
-        mode = replace(
-            self._mode(item, seen.exchange, memory, budget),
-            supersedes=seen.exchange.answered_by if not is_shadow else None,
-            place=partial(self._place, item, memory),
-            shadow=is_shadow,
-        )
+        mode = self._mode(item, seen.exchange, memory, budget)
+        if is_aside(seen.exchange) and not is_shadow:
+            mode = mode.beside(self._journal, seen.exchange)
+        else:
+            mode = replace(
+                mode,
+                supersedes=seen.exchange.answered_by if not is_shadow else None,
+                place=partial(self._place, item, memory),
+                shadow=is_shadow,
+            )
         services = replace(self._services, outbox=None) if is_shadow else self._services
         policy = self.policy if is_shadow or last is None else self._policy(item.key, last)
         return Exchange(self._journal, services, item.key, seen.exchange.exchange_id, mode=mode, policy=policy)

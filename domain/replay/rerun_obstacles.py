@@ -62,7 +62,8 @@ class ExchangeLook:
     overtaken_by: Collection[str] = field(default_factory=frozenset)
     """Ids of messages in memory that came after the run's and belong to other exchanges."""
     place: Place = field(default_factory=Place)
-    question_is_there: bool = True
+    why_gone: str = ""
+    """Why its answer has no place; empty if it has one."""
 
     @property
     def in_thread(self) -> bool:
@@ -82,6 +83,7 @@ def look(journal: Journal, key: str, run_id: str, exchanges: Exchanges | None = 
     run = exchanges.runs[run_id]
     exchange, memory, conversation = exchanges.exchange_of(run), reproduced_memory(journal, run), journal.require(key)
     where, overtaken_by = place_in(journal, key, memory or Memory(), exchange)
+    why_gone = "" if where is not None else _why_gone(journal, key, memory or Memory(), exchange)
     return ExchangeLook(
         run,
         exchange,
@@ -91,7 +93,7 @@ def look(journal: Journal, key: str, run_id: str, exchanges: Exchanges | None = 
         tools_in_doubt=list(_in_doubt(journal, exchange)),
         overtaken_by=overtaken_by,
         place=where or Place(),
-        question_is_there=where is not None,
+        why_gone=why_gone,
     )
 
 
@@ -122,6 +124,8 @@ def place_in(
     journal: Journal, key: str, memory: Memory, exchange: ExchangeRecord
 ) -> tuple[Place | None, frozenset[str]]:
     """Return what `placed` says of the memory of a conversation as of now, reading from its end to the question."""
+    if is_aside(exchange):
+        return _place_aside(journal, key, exchange)
     asked, last = _asked(memory, exchange), LOOK_BACK_MESSAGES
     while asked:
         present = journal.memory(key, last=last)
@@ -130,6 +134,29 @@ def place_in(
             return placed(present, memory, exchange)
         last *= 2
     return None, frozenset()
+
+
+def is_aside(exchange: ExchangeRecord) -> bool:
+    """Return whether an exchange without an answer is to be answered on a branch of its own, as its last run would have."""
+    last = exchange.last()
+    return exchange.answered_by is None and last is not None and last.memory_leaf_version is not None
+
+
+def _place_aside(journal: Journal, key: str, exchange: ExchangeRecord) -> tuple[Place | None, frozenset[str]]:
+    first, places = exchange.runs[0], journal.places(key)
+    question = places.at(first.memory_leaf_version or 0)
+    if places.is_hidden(question):
+        return None, frozenset()
+    now_at, then_at = places.end(), places.end(first.version - 1)
+    return Place(), frozenset({now_at[0]} if now_at != then_at else ())
+
+
+def _why_gone(journal: Journal, key: str, memory: Memory, exchange: ExchangeRecord) -> str:
+    """Return why the question of an exchange is not in memory."""
+    places = journal.places(key)
+    if all(places.is_hidden(places.find(message_id)) for message_id in _asked(memory, exchange)):
+        return "the question is no longer in memory"
+    return "its question is on another branch: select it first with: threadledger branch select KEY MESSAGE"
 
 
 def _asked(memory: Memory, exchange: ExchangeRecord) -> set[str]:
@@ -212,6 +239,11 @@ def _thread_of_last(seen: ExchangeLook, services: Services) -> str | None:
 
 def _of_exchange(seen: ExchangeLook, wanted: Wanted, services: Services, policy: Policy) -> Iterator[Obstacle]:
     exchange, shadow = seen.exchange, wanted.into == "shadow"
+    if exchange.runs[0].shadow:
+        yield Obstacle(
+            "summary", "it wrote a summary of memory, not an answer; write one with: threadledger compact KEY"
+        )
+        return
     if exchange.answered_by is not None:
         yield Obstacle("answered", f"already answered by run {exchange.answered_by}")
     runs = [exchange.last(), *([exchange.last(shadow=True)] if shadow else [])]
@@ -231,8 +263,8 @@ def _of_exchange(seen: ExchangeLook, wanted: Wanted, services: Services, policy:
         yield Obstacle("memory", "the memory of its run cannot be recomputed")
     elif not seen.memory.messages:
         yield Obstacle("memory", "the memory of its run contains no message to answer")
-    elif wanted.into == "tail" and not seen.question_is_there:
-        yield Obstacle("gone", "the question is no longer in memory")
+    elif wanted.into == "tail" and seen.why_gone:
+        yield Obstacle("gone", seen.why_gone)
     elif seen.overtaken_by:
         yield Obstacle("overtaken", "overtaken by newer messages")
 

@@ -131,9 +131,88 @@ def test_a_regeneration_that_fails_leaves_the_old_answer_and_counts_nobody_as_wa
     with pytest.raises(AllBackendsFailed):
         chat.regenerate()
     assert said(chat) == ["one", "one"]
-    assert chat._journal.require("k").state.unanswered == 0
+    assert waiting(chat) == (0, 0, 0, 0)
     chat.ask("two")
     assert said(chat) == ["one", "one", "two", "two"]
+
+
+def waiting(chat: Any) -> tuple[int, ...]:
+    """Return how many exchanges wait for an answer, as each part of the product counts them."""
+    ledger = Ledger(chat._journal, chat._services)
+    rows = [row.unanswered for row in ledger.summary("backend")]
+    return (
+        chat._journal.require("k").state.unanswered,
+        len(ledger.failures(unanswered=True)),
+        len(ledger.exchanges(unanswered=True)),
+        sum(rows),
+    )
+
+
+@pytest.fixture
+def failed_again(chat: Any, simulator: Any) -> str:
+    """A conversation of two questions; return the exchange that failed to answer the second once more."""
+    asked(chat, "one", "two")
+    simulator.add_fault("POST /chat/completions", refuse={"status": 400}, times=1)
+    with pytest.raises(AllBackendsFailed) as refused:
+        chat.regenerate()
+    return refused.value.exchange_id
+
+
+def test_a_regeneration_that_is_rerun_brings_the_new_answer_and_no_other_question_is_taken_for_answered(
+    chat: Any, failed_again: str, simulator: Any
+) -> None:
+    simulator.add_fault("POST /chat/completions", refuse={"status": 400}, times=1)
+    with pytest.raises(AllBackendsFailed):
+        chat.ask("three")
+    assert waiting(chat) == (1, 1, 1, 1)
+    assert not chat.rerun(failed_again).selected
+    assert (waiting(chat), said(chat)) == ((1, 1, 1, 1), ["one", "one", "two", "two", "three"])
+
+
+@pytest.mark.parametrize("how", ["chat", "plan"])
+def test_a_regeneration_that_is_rerun_at_once_is_selected(chat: Any, failed_again: str, how: str) -> None:
+    if how == "chat":
+        chat.rerun(failed_again)
+    else:
+        ledger = Ledger(chat._journal, chat._services)
+        assert ledger.replay.plan_rerun(failed=True).items == []
+        (failure,) = ledger.failures()
+        (item,) = ledger.replay.plan_rerun([failure.run_id]).apply()
+        assert item.state == "answered", item.reason
+    assert said(chat) == ["one", "one", "two", "two"]
+    assert [each.selected for each in chat.variants(chat.memory().messages[-1].message_id)] == [False, True]
+
+
+def test_a_regeneration_that_newer_messages_overtook_is_rerun_aside_where_that_is_asked_for(
+    chat: Any, failed_again: str
+) -> None:
+    ledger = Ledger(chat._journal, chat._services)
+    (failure,) = ledger.failures()
+    chat.ask("three")
+    (item,) = ledger.replay.plan_rerun([failure.run_id]).items
+    assert (item.state, item.kind) == ("skipped", "overtaken")
+    (item,) = ledger.replay.plan_rerun([failure.run_id], include=["overtaken"]).apply()
+    assert item.state == "answered", item.reason
+    assert said(chat) == ["one", "one", "two", "two", "three", "three"]
+    assert [each.selected for each in chat.variants(chat.memory().messages[3].message_id)] == [True, False]
+
+
+def test_a_question_on_a_branch_that_was_left_is_not_asked_again_before_it_is_selected(
+    chat: Any, simulator: Any
+) -> None:
+    simulator.add_fault("POST /chat/completions", refuse={"status": 400}, times=1)
+    with pytest.raises(AllBackendsFailed):
+        chat.ask("one")
+    left = question_of(chat, "one")
+    chat.edit(left, "uno")
+    chat.regenerate()
+    plan = Ledger(chat._journal, chat._services).replay.plan_rerun
+    (item,) = plan(failed=True).items
+    assert (item.state, item.kind) == ("skipped", "gone")
+    assert "is on another branch" in item.reason
+    chat.select_branch(left)
+    (item,) = plan(failed=True).apply()
+    assert (item.state, said(chat)) == ("answered", ["one", "one"])
 
 
 def test_a_conversation_with_branches_is_reproduced_run_by_run(chat: Any) -> None:

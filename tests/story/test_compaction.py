@@ -74,6 +74,35 @@ def test_memory_begins_with_the_system_message_and_the_summary(ledger: Ledger, s
     assert list(ledger.check()) == []
 
 
+def test_a_question_that_a_summary_covers_is_run_again_only_after_it_is_edited(ledger: Ledger) -> None:
+    chat = filled(ledger, 3)
+    covered = next(each for each in chat.memory().messages if each.message.text == "question 2")
+    chat.compact(1)
+    for message_id in (None, covered.message_id):
+        with pytest.raises(InvalidInput, match="covered by a summary"):
+            chat.regenerate(message_id)
+    chat.edit(covered.message_id, "question 2, again")
+    chat.regenerate()
+    assert texts(chat)[-2:] == ["question 2, again", "You said: question 2, again"]
+
+
+def test_a_summary_that_failed_leaves_no_question_waiting_and_is_not_rerun_as_an_answer(
+    ledger: Ledger, simulator: Any
+) -> None:
+    chat = filled(ledger, 20)
+    chat.ask("once more")
+    simulator.add_fault("POST /chat/completions", refuse={"status": 400}, times=1)
+    with pytest.raises(AllBackendsFailed):
+        chat.compact(4)
+    (failure,) = ledger.failures()
+    assert (ledger.failures(unanswered=True), ledger.exchanges(unanswered=True)) == ([], [])
+    assert [row.unanswered for row in ledger.summary("cause") if row.failed] == [0]
+    assert ledger.replay.plan_rerun(failed=True).items == []
+    for into in ("tail", "fork", "shadow"):
+        (item,) = ledger.replay.plan_rerun([failure.run_id], into=into).items
+        assert (item.state, item.kind) == ("skipped", "summary")
+
+
 def test_a_long_conversation_with_a_pending_call_goes_on_without_an_orphan(
     open_ledger: Open, simulator: Any, tmp_path: Path
 ) -> None:

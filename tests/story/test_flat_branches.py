@@ -6,7 +6,7 @@ Counted are the rows of events, the reads of heads and the appends; not time.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
@@ -91,52 +91,56 @@ WORK: dict[str, Callable[[Any, str], Any]] = {
     "pin": lambda chat, at: chat.pin(at),
     "rate": lambda chat, at: chat.rate(at, 1),
     "retract": lambda chat, at: chat.retract(at),
+    "last": lambda chat, _: chat.memory(last=WINDOW),
 }
 
 
-@pytest.mark.parametrize("work", WORK)
-def test_work_on_a_long_conversation_reads_what_it_reads_on_a_short_one(
-    work: str, ledger: Ledger, read: Counter[str]
-) -> None:
-    costs = []
+def test_work_on_a_long_conversation_reads_what_it_reads_on_a_short_one(ledger: Ledger, read: Counter[str]) -> None:
+    costs: list[dict[str, Counter[str]]] = []
     for length in (SHORT, LONG):
         chat = filled(ledger, f"of {length}", length)
         chat.ask("and now?")
+        costs.append(cost_of_each(WORK, chat, read))
+    assert_flat(*costs)
+
+
+def cost_of_each(works: Iterable[str], chat: Any, read: Counter[str]) -> dict[str, Counter[str]]:
+    """Do one work after the other, each at a new question, and return what each read."""
+    costs = {}
+    for work in works:
         chat.ask("and then?")
         newest = message(chat, 1)
         read.clear()
         WORK[work](chat, newest)
-        costs.append(read.copy())
-    assert_flat(*costs)
+        costs[work] = read.copy()
+    return costs
 
 
-def assert_flat(few: Counter[str], many: Counter[str]) -> None:
+def assert_flat(few: dict[str, Counter[str]], many: dict[str, Counter[str]]) -> None:
     """Compare what was read; a message is found by the time of its id in as many steps as its place has binary digits."""
-    assert {name for name in few | many if many[name] > few[name] + STEPS} == set(), (few, many)
+    for work, before in few.items():
+        after = many[work]
+        assert {name for name in before | after if after[name] > before[name] + STEPS} == set(), (work, before, after)
 
 
-AGAIN: dict[str, Callable[[Any], Any]] = {
-    "edited": lambda chat: chat.edit(message(chat, 0.5), "another"),
-    "regenerated": lambda chat: chat.regenerate(),
+AGAIN: dict[str, Callable[[Any, str], Any]] = {
+    "edited": lambda chat, middle: chat.edit(middle, "another"),
+    "regenerated": lambda chat, _: chat.regenerate(),
 }
 
 
 @pytest.mark.parametrize("again", AGAIN)
-@pytest.mark.parametrize("work", ["append", "ask", "edit", "regenerate"])
 def test_what_a_conversation_with_many_branches_costs_is_what_one_with_few_costs(
-    again: str, work: str, ledger: Ledger, read: Counter[str]
+    again: str, ledger: Ledger, read: Counter[str]
 ) -> None:
     costs, sizes = [], []
     for times in (FEW, MANY):
         chat = filled(ledger, f"{times} times", 60)
         chat.ask("and now?")
+        middle = message(chat, 0.5)
         for _ in range(times):
-            AGAIN[again](chat)
-        newest = chat.memory(last=1).messages[-1].message_id
-        read.clear()
-        WORK[work](chat, newest)
-        chat.memory(last=WINDOW)
-        costs.append(read.copy())
+            AGAIN[again](chat, middle)
         sizes.append(len(ledger.journal.require(chat.key).state.as_json()))
+        costs.append(cost_of_each(["append", "ask", "edit", "regenerate", "last"], chat, read))
     assert_flat(*costs)
     assert sizes[1] - sizes[0] < 50

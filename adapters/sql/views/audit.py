@@ -89,7 +89,7 @@ class AuditView(View[KnownRuns, RunChanges]):
 
     name = "audit"
     # Two digits each: the version of the tables, of the diagnosis table, and of the normalization rule.
-    version = 10_000 * 7 + 100 * DIAGNOSIS_VERSION + RULE_VERSION
+    version = 10_000 * 8 + 100 * DIAGNOSIS_VERSION + RULE_VERSION
     topics = (*RUN_TOPICS, "MessageRated")
 
     def __init__(self) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from threadledger.domain.conversation import ConversationState, key_of
-from threadledger.domain.conversation.description import Description
+from threadledger.domain.conversation.description import NOT_DESCRIBED, Description
 from threadledger.domain.conversation.listing import ConversationFilter, ListOrder, label_of_pair, label_of_tag
 from threadledger.domain.ids import to_iso
 
@@ -131,8 +131,11 @@ def state_of(
     state.written_at = written_at
     state.key = state.key or key_of(stream)  # its first event may be one that could not be processed
     archived = (state.described or {}).get("archived") is True
-    known = _stored_in(described) if described else _Stored()
-    state.description = Description(known.title, owner or "", known.tags, archived, known.metadata)
+    if owner or described or archived:
+        known = _stored_in(described) if described else _Stored()
+        state.description = Description(known.title, owner or "", known.tags, archived, known.metadata)
+    else:
+        state.description = NOT_DESCRIBED
     return state
 
 

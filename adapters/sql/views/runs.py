@@ -75,6 +75,7 @@ class RunRow(msgspec.Struct):
     abandoned: Flag = 0
     """Whether its exchange was abandoned; this and the next fields are the same in all runs of an exchange."""
     answered_by: str | None = None
+    """Run that answered its exchange; empty if it has no answer and no question waits for one: see `ExchangeRecord`."""
     spread: Flag = 0
     """Whether the runs of its exchange started in different hours, so that counters by hour do not include them."""
     cached_tokens: int = 0
@@ -146,6 +147,7 @@ class StartedFacts(msgspec.Struct):
     rerun_of: Any = None
     shadow: Any = False
     actor: Any = None
+    question_answered: Any = False
 
 
 class CompletedFacts(msgspec.Struct):
@@ -309,6 +311,7 @@ class FoldedRuns:
         earlier = self.exchanges.get(exchange_id)
         if earlier is None:
             self.exchanges[exchange_id] = [run]
+            run.answered_by = "" if shadow or fact.question_answered else None
         else:
             run.abandoned = earlier[0].abandoned and shadow
             run.answered_by = earlier[0].answered_by
@@ -444,7 +447,8 @@ def restored(
             raise _event_changed(row.started, row)
         run.next = row.next
         exchange = folded.exchange_of(run)
-        exchange.abandoned, exchange.answered_by = bool(row.abandoned), row.answered_by
+        exchange.abandoned, exchange.unanswered = bool(row.abandoned), row.answered_by is None
+        exchange.answered_by = row.answered_by or None
     return folded
 
 
