@@ -445,10 +445,8 @@ class Conversation:
 
     def interrupt(self, code: str = "superseded", reason: str = "a newer question took its place") -> None:
         """Close the open runs and abandon their exchanges, by default in favour of a newer question."""
-        for exchange in list(self.state.open_exchanges.values()):
-            for call_id, decision in (exchange.waits_for or {}).items():
-                if not decision:
-                    self.decide_call(call_id, approved=False, reason=reason)
+        for exchange_id in list(self.state.open_exchanges):
+            self._wait_no_longer(exchange_id, reason)
         for run_id in list(self.state.open_runs):
             self.fail_run(run_id, Failure("interrupted", code=code, message=reason))
         for exchange_id in list(self.state.open_exchanges):
@@ -519,7 +517,19 @@ class Conversation:
         """Remove a message, of this version if it is known, from memory; it remains in the log."""
         check_texts(message_id=message_id, reason=reason)
         self.require_current(version or 0)
+        for exchange_id, exchange in list(self.state.open_exchanges.items()):
+            if message_id in {exchange.question, exchange.tail}:
+                self._wait_no_longer(exchange_id, "its message was retracted")
         self._record(e.MessageRetracted, message_id=message_id, reason=reason, message_version=version)
+
+    def _wait_no_longer(self, exchange_id: str, reason: str) -> None:
+        """Reject the calls of an exchange that wait for a decision, and abandon it; do nothing if none waits."""
+        waits_for = self.state.open_exchanges[exchange_id].waits_for or {}
+        waiting = [call_id for call_id, decision in waits_for.items() if not decision]
+        for call_id in waiting:
+            self.decide_call(call_id, approved=False, reason=reason)
+        if waiting:
+            self.abandon(exchange_id, reason)
 
     def pin(self, message_id: str, version: int, pinned: bool = True) -> None:
         """Show a message of this version in every window, or no longer; do nothing if that is so.
@@ -582,6 +592,8 @@ class Conversation:
     def clear_memory(self, reason: str = "") -> None:
         """Empty the memory as of now; the log is unchanged."""
         check_texts(reason=reason)
+        for exchange_id in list(self.state.open_exchanges):
+            self._wait_no_longer(exchange_id, "memory was cleared")
         self._record(e.MemoryCleared, up_to_version=self.version, reason=reason)
 
     def _completed(self, run_id: str, completion: Completion, duration_seconds: float | None, **more: Any) -> None:

@@ -303,6 +303,11 @@ class JournaledMessage:
         return self._message
 
     @property
+    def is_summary(self) -> bool:
+        """Return whether it is a summary of earlier messages: no other message of a user comes from a run."""
+        return self.role_name == Role.USER and self.run_id is not None
+
+    @property
     def message_id(self) -> str:
         """Return the message's id; two messages with equal texts have different ids."""
         return str(self._payload["message_id"])

@@ -7,7 +7,7 @@ such call is decided; then the next run uses the approved tools, and sends the r
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,6 @@ from ..effects import ApprovalNeeded, Emit, work
 from ..errors import CallNotWaiting
 from .answer import Answer, ToolUse
 from .exchange import Exchange
-from .recorded_answers import recorded_answer
 from .recorded_tools import tool_result
 from .records import BranchPoint, Mode
 from .requests import as_requested
@@ -59,13 +58,7 @@ def decide(chat: Conversing, call_id: str, reason: str, *, approved: bool, strea
         decided = yield from work(partial(_decided, chat.journal, chat.key, call_id))
         if decided is None or decided.approved != approved:
             raise
-        recorded = yield from work(
-            partial(recorded_answer, chat.journal, chat.key, decided.exchange_id, 0, chat.services)
-        )
-        if recorded is None:
-            raise
-        yield Emit(recorded)
-        return recorded
+        return (yield from chat.rerun(decided.exchange_id, stream=stream))  # returns the answer if there is one
     if waits:
         return (yield from work(partial(waiting_answer, chat.journal, chat.key, exchange_id)))
     return (yield from _continued(chat, exchange_id, stream))
@@ -157,13 +150,11 @@ def _mode(journal: Journal, key: str, exchange_id: str) -> tuple[Mode, int]:
     if exchange is None:
         raise CallNotWaiting(f"the exchange {exchange_id} of {key!r} has ended meanwhile: nothing was run")
     asked_at = _asked_at(journal, key, exchange)
-    branch = None
-    if exchange.left or (
-        exchange.tail_version and journal.places(key).at(exchange.tail_version).parent_version is not None
-    ):
-        end = None if exchange.left else state.end_version
-        branch = BranchPoint(journal.end_of_exchange(key, exchange), end)
-    return Mode(turn=partial(turn_of, journal, key, exchange_id, asked_at - 1), branch=branch), asked_at
+    mode = Mode(turn=partial(turn_of, journal, key, exchange_id, asked_at - 1))
+    mode = mode.beside(journal, journal.exchanges(key, asked_at - 1).by_id[exchange_id])
+    if mode.branch is None and exchange.left:
+        mode = replace(mode, branch=BranchPoint(journal.end_of_exchange(key, exchange), None))
+    return mode, asked_at
 
 
 def _asked_at(journal: Journal, key: str, exchange: OpenExchange) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +39,7 @@ def edit(
 ) -> Effects[JournaledMessage]:
     """Journal another message in the place of one, and select it; see `Chat.edit`."""
     places = yield from work(partial(places_of, chat))
-    original = yield from work(partial(places.visible, message_id, "edited"))
+    original = yield from work(partial(places.find, message_id))
     if original.message.role not in EDITABLE or original.message.calls():
         raise InvalidInput(f"message {message_id} holds a tool call or its result: edit the question before it instead")
     fields: dict[str, Any] = {"role": original.role_name, "content": content}
@@ -49,6 +50,7 @@ def edit(
     parent = yield from work(partial(places.before, original))
 
     def decide(conversation: Conversation, interrupting: bool = False) -> e.MessageJournaled:
+        conversation.require_current(original.version)
         earlier = _earlier(chat, idempotency_key)
         if earlier is not None:
             if earlier.parent_version != parent[1] or restore_message(earlier) not in {given, message}:
@@ -56,6 +58,7 @@ def edit(
                     f"the idempotency key {idempotency_key!r} belongs to something else in {chat.key!r}: use a different key"
                 )
             return earlier
+        places.checked(original, "edited")
         _make_room(conversation, interrupting)
         said = conversation.journal(message, idempotency_key=idempotency_key, parent=parent)
         conversation.select(said.message_id, said.originator_version, reason)
@@ -89,7 +92,7 @@ def regenerate(
     if idempotency_key is not None:
         check_idempotency_key(idempotency_key)
     places = yield from work(partial(places_of, chat))
-    begun = yield from work(partial(_begun, chat, idempotency_key))
+    begun = yield from work(partial(_begun, chat, places, idempotency_key, message_id))
     if begun is not None:
         return (yield from chat.rerun(begun.exchange_id, stream=stream, after=begun.originator_version - 1))
     question = yield from work(partial(_question_of, chat, places, message_id))
@@ -104,6 +107,7 @@ def regenerate(
     exchange_id = new_id()
 
     def decide(conversation: Conversation, interrupting: bool = False) -> tuple[int, int | None]:
+        conversation.require_current(question.version)
         _make_room(conversation, interrupting)
         place = {"question_message_id": question.message_id, "question_version": question.version}
         end = conversation.state.end_version
@@ -159,14 +163,34 @@ def _earlier(chat: Conversing, idempotency_key: str | None) -> e.MessageJournale
     )
 
 
-def _begun(chat: Conversing, idempotency_key: str | None) -> e.RunStarted | None:
-    """Return the first run of the exchange that was begun with a key."""
+def _begun(
+    chat: Conversing, places: Places, idempotency_key: str | None, message_id: str | None
+) -> e.RunStarted | None:
+    """Return the first run of the exchange that was begun with a key.
+
+    Raises:
+        IdempotencyConflict: it belongs to something else, or answers another question than that of the message.
+    """
     event = chat.journal.keyed(chat.key, idempotency_key) if idempotency_key is not None else None
-    if event is None or isinstance(event, e.RunStarted):
-        return event
+    if event is None:
+        return None
+    if isinstance(event, e.RunStarted):
+        asked = event.memory_leaf_version
+        if message_id is None or asked is None or _is_about(chat, places, message_id, asked):
+            return event
+        raise IdempotencyConflict(
+            f"the idempotency key {idempotency_key!r} belongs to another question of {chat.key!r}: use a different key"
+        )
     raise IdempotencyConflict(
         f"the idempotency key {idempotency_key!r} belongs to a message of {chat.key!r}: use a different key"
     )
+
+
+def _is_about(chat: Conversing, places: Places, message_id: str, asked: int) -> bool:
+    """Return whether a message belongs to the question of a version; True if that can no longer be told."""
+    with suppress(InvalidInput):
+        return _question_of(chat, places, message_id).version == asked
+    return True
 
 
 def _question_of(chat: Conversing, places: Places, message_id: str | None) -> JournaledMessage:
@@ -179,20 +203,27 @@ def _question_of(chat: Conversing, places: Places, message_id: str | None) -> Jo
     leaf = None if message_id is None else places.visible(message_id, "run again").version
     last = QUESTION_LOOKED_BACK
     while True:
-        memory = chat.journal.memory(chat.key, last=last, leaf=leaf)
+        memory = chat.journal.memory(chat.key, last=last, leaf=leaf, full=True)
         shown = [each for each in memory.messages if each.version > memory.opening_version]
         for each in reversed(shown):
-            if each.message.role is Role.USER and each.run_id is None:
-                return each
+            if each.message.role is Role.USER and not each.is_summary:
+                return _uncovered(chat, each)
         if memory.first_version is None:
-            if chat.journal.require(chat.key).state.compacted_version is not None:
-                raise InvalidInput(
-                    f"the question is covered by a summary of {chat.key!r}, so it cannot be run again: edit the question and "
-                    "regenerate, which leaves the summary, or ask once more"
-                )
             what = "the conversation" if message_id is None else f"the path to message {message_id}"
             raise InvalidInput(f"{what} of {chat.key!r} has no question, so nothing can be run again: ask one first")
         last *= 4
+
+
+def _uncovered(chat: Conversing, question: JournaledMessage) -> JournaledMessage:
+    """Return a question if the memory that ends with it shows it: a summary may end there, and stand for it."""
+    if chat.journal.require(chat.key).state.compacted_version is not None:
+        shown = chat.journal.memory(chat.key, last=1, leaf=question.version).messages
+        if not shown or shown[-1].version != question.version:
+            raise InvalidInput(
+                f"a summary of {chat.key!r} ends with the question {question.message_id}, so it cannot be run again: edit it and "
+                "regenerate, or ask once more"
+            )
+    return question
 
 
 def _unanswered(chat: Conversing, question: JournaledMessage) -> str | None:

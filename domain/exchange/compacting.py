@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from ..conversation import Profile, text_message
-from ..conversation.messages import JournaledMessage, Source
+from ..conversation.messages import JournaledMessage, Role, Source
 from ..effects import work
 from ..errors import AllBackendsFailed, ConversationChanged, InvalidInput, ThreadledgerError
 from ..ids import new_id
@@ -120,7 +120,9 @@ class SummaryRecords(ShadowRecords):
                 run_id = conversation.start_run(self._exchange_id, run.plan.replaced(rerun_of=run_id))
             conversation.complete_run_elsewhere(run_id, completion, run.duration_seconds)
             state = conversation.state
-            if max(state.mark_version or 0, state.cut_version) > covered.seen:
+            asked = (each.tail_version or 0 for each in state.open_exchanges.values())
+            is_asked_again = any(0 < version <= covered.upto for version in asked)
+            if is_asked_again or max(state.mark_version or 0, state.cut_version) > covered.seen:
                 return run_id, None
             parent = (covers.message_id, covers.version)
             said = conversation.journal(message, source=Source.RUN, run_id=run_id, parent=parent)
@@ -150,14 +152,17 @@ def _is_due(journal: Journal, key: str, most: int) -> bool:
 def _covered(journal: Journal, key: str, keep: int) -> Covered | None:
     """Return the part of a memory before the newest `keep` messages that a summary may cover; None if there is none.
 
-    A tool call and its result stay together, and what belongs to an open exchange is not covered.
+    A tool call and its result stay together, as do a question and the first message after it: a summary that ended with a
+    question would stand in its place when it is run again. What belongs to an open exchange is not covered.
     """
     conversation = journal.require(key)
     memory = journal.memory(key, conversation.version)
     messages = memory.messages
     begin = next((at + 1 for at, each in enumerate(messages) if each.message_id == memory.summary_id), 0)
-    open_ids = conversation.state.open_exchanges
-    first_open = next((at for at, each in enumerate(messages) if each.exchange_id in open_ids), len(messages))
+    opened = conversation.state.open_exchanges
+    questions = {exchange.question for exchange in opened.values()}
+    of_open = (each.exchange_id in opened or each.message_id in questions for each in messages)
+    first_open = next((at for at, is_open in enumerate(of_open) if is_open), len(messages))
     for count in range(min(len(messages) - keep, first_open), begin, -1):
         part = messages[:count]
         if _is_complete(part, messages[count:]) and any(each.role_name not in INSTRUCTING for each in part[begin:]):
@@ -173,6 +178,8 @@ def _covered(journal: Journal, key: str, keep: int) -> Covered | None:
 
 
 def _is_complete(part: Sequence[JournaledMessage], rest: Sequence[JournaledMessage]) -> bool:
-    """Return whether no tool call in the part has its result in the rest."""
+    """Return whether no question at the end of the part, and no tool call in it, has what answers it in the rest."""
+    if part[-1].role_name == Role.USER and not part[-1].is_summary and rest[0].role_name != Role.USER:
+        return False
     called = {call.id for each in part for call in each.message.calls()}
     return not any(each.message.tool_call_id in called for each in rest if each.is_tool_result)

@@ -66,12 +66,21 @@ class Places:
 
         Raises:
             MessageNotFound: there is none.
-            InvalidInput: it was retracted, superseded or cleared.
+            InvalidInput: it was retracted, superseded or cleared, or is a summary.
         """
-        message = self.find(message_id)
+        return self.checked(self.find(message_id), what)
+
+    def checked(self, message: JournaledMessage, what: str) -> JournaledMessage:
+        """Return a message that was found; see `visible`."""
         if self.is_hidden(message):
             raise InvalidInput(
-                f"message {message_id} of {self._key!r} is no longer in memory, so it cannot be {what}: choose another one"
+                f"message {message.message_id} of {self._key!r} is no longer in memory, so it cannot be {what}: choose "
+                "another one"
+            )
+        if message.is_summary:
+            raise InvalidInput(
+                f"message {message.message_id} of {self._key!r} is a summary, so it cannot be {what}: choose one of the messages "
+                "that it stands for, with: threadledger show KEY --full"
             )
         return message
 
@@ -156,6 +165,8 @@ def in_memory(log: EventLog, stream: str, version: int, message_id: str) -> tupl
     log = of_generation(log, head)
     reader = path_reader(log, head, head.version)
     is_hidden = reader.hides(message_id, version)
+    if reader.shows_summary(message_id):
+        return True, True
     is_selected = reader.holds(version)
     try:
         return is_selected and reader.shows(message_id, version), is_selected

@@ -13,7 +13,7 @@ import pytest
 from freezegun import freeze_time
 
 from threadledger.domain.conversation import events as e
-from threadledger.domain.errors import CallNotWaiting, ConversationBusy
+from threadledger.domain.errors import AllBackendsFailed, CallNotWaiting, ConversationBusy
 from threadledger.domain.ledger import Ledger
 
 Open = Callable[..., Ledger]
@@ -228,3 +228,69 @@ def test_a_killed_process_leaves_the_decision_and_the_tool_is_used_once(
     assert done.read_text("utf-8") == "5\n"
     [result] = [text for role, text in said(ledger) if role == "tool"]
     assert ("unknown" in result) == (where == "tool")
+
+
+@pytest.mark.parametrize("kind", ["chat"])
+def test_an_answer_that_waited_is_a_variant_if_the_conversation_went_on(
+    ledger: Ledger, simulator: Any, till: Till
+) -> None:
+    chat = ledger.conversation("k")
+    chat.ask("Pay five.")
+    simulator.answer({"tool_calls": [PAY]}, "I have paid.")
+    waiting = chat.regenerate()
+    chat.append("user", "By the way, I moved.")
+    assert not chat.approve(waiting.pending[0].id).selected
+    assert [text for _, text in said(ledger)] == ["Pay five.", "You said: Pay five.", "By the way, I moved."]
+    assert till.paid == [5]
+
+
+@pytest.mark.parametrize("kind", ["chat"])
+def test_a_waiting_question_is_not_covered_by_a_summary(ledger: Ledger, simulator: Any) -> None:
+    chat = ledger.conversation("k")
+    chat.ask("Pay five.")
+    simulator.answer({"tool_calls": [PAY]})
+    waiting = chat.regenerate()
+    assert chat.compact(1) is None
+    simulator.answer("I have paid.")
+    chat.approve(waiting.pending[0].id)
+    shown = simulator.requests[-1].body["messages"]
+    assert [each["role"] for each in shown if each["role"] != "system"] == ["user", "assistant", "tool"]
+
+
+@EVERY
+@pytest.mark.parametrize("what", ["clear", "retract the call", "retract the question"])
+def test_a_call_that_left_memory_waits_no_longer(
+    ledger: Ledger, simulator: Any, till: Till, what: str, kind: str
+) -> None:
+    chat = ledger.conversation("k")
+    simulator.answer({"tool_calls": [PAY]})
+    waiting = chat.ask("Pay five.")
+    match what:
+        case "clear":
+            chat.clear()
+        case "retract the call":
+            chat.retract(waiting.message_id)
+        case _:
+            chat.retract(chat.memory().messages[0].message_id)
+    assert (ledger.conversations(pending=True), ledger.state("k").pending) == ([], None)
+    with pytest.raises(CallNotWaiting):
+        chat.approve(waiting.pending[0].id)
+    simulator.answer("Where were we?")
+    assert chat.ask("Hello?").text == "Where were we?"
+    assert till.paid == []
+
+
+@pytest.mark.parametrize("kind", ["chat"])
+def test_the_same_approval_again_continues_what_no_backend_answered(
+    open_ledger: Open, profile: Path, simulator: Any, till: Till, kind: str
+) -> None:
+    ledger = open_ledger({"pay": till.pay, "look": till.look}, profile=profile, retries=0, **SETTINGS[kind])
+    chat = ledger.conversation("k")
+    simulator.answer({"tool_calls": [PAY]})
+    waiting = chat.ask("Pay five.")
+    simulator.add_fault("POST /chat/completions", refuse={"status": 400}, times=1)
+    with pytest.raises(AllBackendsFailed):
+        chat.approve(waiting.pending[0].id)
+    simulator.answer("I have paid.")
+    assert chat.approve(waiting.pending[0].id).text == "I have paid."
+    assert till.paid == [5]

@@ -14,6 +14,7 @@ from threadledger.domain.conversation import events as e
 from threadledger.domain.errors import (
     AllBackendsFailed,
     ConversationBusy,
+    ConversationChanged,
     IdempotencyConflict,
     InvalidInput,
     MessageNotFound,
@@ -360,6 +361,34 @@ def test_an_idempotency_key_names_one_branch(chat: Any) -> None:
     assert len(chat.branches()) == 2
     with pytest.raises(IdempotencyConflict):
         chat.regenerate(idempotency_key="e1")
+    chat.ask("two")
+    with pytest.raises(IdempotencyConflict, match="another question"):
+        chat.regenerate(chat.memory().messages[-1].message_id, idempotency_key="r1")
+    assert chat.regenerate(answer.message_id, idempotency_key="r1").message_id == answer.message_id
+    chat.retract(question)
+    assert chat.edit(question, "uno", idempotency_key="e1").message_id == edited.message_id
+
+
+@pytest.mark.parametrize("work", ["edit", "regenerate"])
+def test_what_waits_for_its_turn_does_not_bring_a_deleted_conversation_back(
+    open_ledger: Open, monkeypatch: pytest.MonkeyPatch, work: str
+) -> None:
+    from threadledger.domain.exchange import Conversing
+
+    ledger = open_ledger(backends=("chat",), threads="none")
+    chat = ledger.conversation("k")
+    chat.ask("one")
+    question = question_of(chat, "one")
+    when_free = Conversing.when_free
+
+    def deleted_first(own: Conversing, decide: Any) -> Any:
+        ledger.journal.commit("k", lambda it: it.delete())
+        return when_free(own, decide)
+
+    monkeypatch.setattr(Conversing, "when_free", deleted_first)
+    with pytest.raises(ConversationChanged, match="was deleted meanwhile"):
+        chat.edit(question, "uno") if work == "edit" else chat.regenerate(question)
+    assert ledger.conversations() == []
 
 
 @pytest.mark.parametrize("hide", ["retract", "clear"])

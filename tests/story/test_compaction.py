@@ -74,16 +74,49 @@ def test_memory_begins_with_the_system_message_and_the_summary(ledger: Ledger, s
     assert list(ledger.check()) == []
 
 
-def test_a_question_that_a_summary_covers_is_run_again_only_after_it_is_edited(ledger: Ledger) -> None:
+def test_a_question_that_a_summary_covers_is_run_again_with_the_messages_before_it(ledger: Ledger) -> None:
     chat = filled(ledger, 3)
-    covered = next(each for each in chat.memory().messages if each.message.text == "question 2")
+    chat.ask("one more")
     chat.compact(1)
-    for message_id in (None, covered.message_id):
-        with pytest.raises(InvalidInput, match="covered by a summary"):
-            chat.regenerate(message_id)
-    chat.edit(covered.message_id, "question 2, again")
+    assert texts(chat)[2:] == ["one more", "You said: one more"], "a question stays with its answer"
+    chat.compact(1)
+    chat.regenerate(
+        next(each.message_id for each in chat.memory(full=True).messages if each.message.text == "answer 1")
+    )
+    assert texts(chat)[-3:] == ["answer 0", "question 1", "You said: question 1"]
+
+
+def test_a_question_in_whose_place_a_summary_stands_is_edited_before_it_is_run_again(ledger: Ledger) -> None:
+    chat = filled(ledger, 3)
+    asked = chat.append("user", "one")
+    chat.append("user", "two")
+    chat.compact(1)
+    with pytest.raises(InvalidInput, match="ends with the question"):
+        chat.regenerate(asked.message_id)
+    chat.edit(asked.message_id, "one, again")
     chat.regenerate()
-    assert texts(chat)[-2:] == ["question 2, again", "You said: question 2, again"]
+    assert texts(chat)[-3:] == ["answer 2", "one, again", "You said: one, again"]
+
+
+def test_a_summary_is_neither_edited_nor_selected_nor_pinned_and_search_says_that_it_is_shown(
+    ledger: Ledger, simulator: Any
+) -> None:
+    chat = filled(ledger, 20)
+    simulator.answer(NOTES)
+    summary = chat.compact(4)
+    for refused in (
+        lambda: chat.edit(summary.message_id, "other"),
+        lambda: chat.select_branch(summary.message_id),
+        lambda: chat.pin(summary.message_id),
+        lambda: chat.regenerate(summary.message_id),
+    ):
+        with pytest.raises(InvalidInput, match="is a summary"):
+            refused()
+    assert [each.in_memory for each in ledger.search("parcels")] == [True]
+    simulator.answer(NOTES)
+    chat.ask("And now?")
+    chat.compact(1)
+    assert [each.in_memory for each in ledger.search("parcels")] == [True, False]
 
 
 def test_a_summary_that_failed_leaves_no_question_waiting_and_is_not_rerun_as_an_answer(
