@@ -67,6 +67,7 @@ def event_of(happening, common, started):
                 model=f"m{started % 2}",
                 profile_hash=profile,
                 shadow=started % 5 == 4,
+                question_answered=started % 7 == 6,
                 actor=ACTORS[started % 3],
                 **made,
                 **common,
@@ -131,7 +132,7 @@ def plain_groups(ledger, since, until, actor=None):
 
 def answered_of(failures):
     exchanges = {each.exchange_id for each in failures}
-    answered = {each.exchange_id for each in failures if each.answered_by is not None}
+    answered = {each.exchange_id for each in failures if not each.unanswered}
     counts = {"exchanges": len(exchanges), "answered": len(answered)}
     return counts | {"unanswered": len(exchanges - answered)}
 
