@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections import Counter
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -184,8 +185,7 @@ def _draw(console: Console, thing: dict[str, Any]) -> None:
         console.print(table(rows, ("version", "at", "type", "actor", "what")))
         return
     for waiting in thing.get("pending", ()):
-        decide = f"threadledger call approve {shlex.quote(thing['key'])} {waiting}"
-        console.print(Text(f"waits for a decision on the call {waiting}: {decide}, or call reject", style="yellow"))
+        _draw_pending(console, thing["key"], waiting)
     unanswered = {each["version"]: each for each in thing.get("unanswered", ())}
     for message in thing["messages"]:
         _draw_message(console, message)
@@ -193,17 +193,42 @@ def _draw(console: Console, thing: dict[str, Any]) -> None:
             _draw_unanswered(console, thing["key"], unanswered[message["version"]])
 
 
+def _draw_pending(console: Console, key: str, waiting: dict[str, Any]) -> None:
+    """Print a tool call that waits for a person, and the command that decides on it."""
+    call_id, decision = waiting["call_id"], waiting["decision"]
+    call = f"{waiting['name']}({waiting['arguments']})" if waiting["name"] is not None else f"call {call_id}"
+    command = f"threadledger call {'reject' if decision == 'rejected' else 'approve'} {shlex.quote(key)} {call_id}"
+    said = f"waits for a decision on {call}: {command}, or call reject"
+    if decision is not None:
+        said = f"{call} was {decision}, and no run has continued it yet; if its process has stopped, repeat: {command}"
+    prose(console, said, style="yellow")
+
+
+TREE_MARKS = ("hidden", "summary", "covered", "pinned")
+"""Keys of a message in a tree that are shown as words, if they are true."""
+
+
 def _draw_tree(console: Console, thing: dict[str, Any]) -> None:
-    """Print one message a line; those that follow the same message are indented below it, the selected ones are marked."""
+    """Print one message a line, and a line at the left for each branch that continues; the selected messages are marked."""
     from rich.text import Text
 
     console.print(Text(f"{printable(thing['key'], lines=False)}  version {thing['version']}", style="bold"))
-    for message in thing["messages"]:
-        text = Text("  " * message["depth"])
+    messages = thing["messages"]
+    left = Counter(each["parent"] for each in messages if not each["summary"])
+    branching = {parent for parent, count in left.items() if count > 1}
+    continues: dict[int, str] = {}
+    for message in messages:
+        depth, parent = message["depth"], message["parent"]
+        lines = [continues.get(level, "") for level in range(1, depth + 1)]
+        if parent in branching and not message["summary"]:
+            left[parent] -= 1
+            lines[-1] = "├─ " if left[parent] else "└─ "
+            continues[depth] = "│  " if left[parent] else "   "
+        text = Text("".join(lines), style="dim")
         text.append("* " if message["selected"] else "  ", style="bold green")
         text.append(short(message["message_id"]), style="dim")
-        gone = " hidden" if message["hidden"] else " summary" if message["summary"] else ""
-        text.append(f"  {message['role']}{gone}  ", style=ROLE_STYLES.get(message["role"], ""))
+        marks = "".join(f" {mark}" for mark in TREE_MARKS if message[mark])
+        text.append(f"  {message['role']}{marks}  ", style=ROLE_STYLES.get(message["role"], ""))
         text.append(printable(message["says"], lines=False), style="dim" if not message["selected"] else "")
         console.print(text, no_wrap=True, overflow="ellipsis")
 

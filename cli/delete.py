@@ -50,7 +50,7 @@ def _planned(ledger: Ledger, key: str) -> dict[str, Any]:
         "title": state.description.title or None if state.description is not None else None,
         "messages": state.messages,
         "last_at": state.last_at,
-        "threads": {kind: link.thread_id for kind, link in state.links.items()},
+        "threads": ledger.journal.threads_ever_linked(key),
         "state": "planned",
         "reason": "",
     }
@@ -60,10 +60,10 @@ def _deleted(ledger: Ledger, row: dict[str, Any], reason: str) -> dict[str, Any]
     from threadledger.domain.errors import Conflict, NotFound
 
     try:
-        links = ledger.conversation(row["key"]).delete(reason)
+        threads = ledger.conversation(row["key"]).delete(reason)
     except (Conflict, NotFound) as error:
         return row | {"state": "failed", "reason": str(error)}
-    return row | {"state": "done", "threads": {kind: link.thread_id for kind, link in links.items()}}
+    return row | {"state": "done", "threads": threads}
 
 
 def _shown(row: dict[str, Any]) -> dict[str, Any]:
@@ -71,12 +71,14 @@ def _shown(row: dict[str, Any]) -> dict[str, Any]:
 
     if invocation().output != "table":
         return row
-    return row | {"last_at": clock(row["last_at"]), "threads": ", ".join(row["threads"].values())}
+    threads = [thread for ids in row["threads"].values() for thread in ids]
+    more = f" and {len(threads) - 1} more" if len(threads) > 1 else ""
+    return row | {"last_at": clock(row["last_at"]), "threads": f"{threads[-1]}{more}" if threads else ""}
 
 
 def _name_threads(rows: Sequence[dict[str, Any]]) -> None:
     """Say which threads remain at the provider."""
-    left = [thread for row in rows if row["state"] != "failed" for thread in row["threads"].values()]
+    left = [thread for row in rows if row["state"] != "failed" for ids in row["threads"].values() for thread in ids]
     if left:
         more = f" and {len(left) - THREADS_SHOWN_MAX} more" if len(left) > THREADS_SHOWN_MAX else ""
         note(f"not deleted at the provider: {', '.join(left[:THREADS_SHOWN_MAX])}{more}")

@@ -253,7 +253,7 @@ def _shared(name: str) -> dict[str, Any]:
     return {"expose_value": False, "callback": keep}
 
 
-SHOWN_LOGGERS = ("threadledger.threads", "threadledger.views")
+SHOWN_LOGGERS = ("threadledger.threads", "threadledger.views", "threadledger.memory")
 """Loggers whose messages are always shown."""
 
 
@@ -261,7 +261,7 @@ class _Stderr(logging.Handler):
     """Write log lines to the current stderr.
 
     With -v or in JSON format, all lines are written. Otherwise only errors and messages about threads and views that lag
-    behind are written, because the commands report failed runs themselves.
+    behind and about memory that stays too long are written, because the commands report failed runs themselves.
     """
 
     everything = in_json = False

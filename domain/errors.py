@@ -155,13 +155,21 @@ class AllBackendsFailed(ThreadledgerError):
         key, exchange_id: the conversation and the exchange.
     """
 
-    def __init__(self, key: str, exchange_id: str, failures: Sequence[RecordedFailure]) -> None:
+    def __init__(
+        self, key: str, exchange_id: str, failures: Sequence[RecordedFailure], *, of_summary: bool = False
+    ) -> None:
         self.key = key
         self.exchange_id = exchange_id
         self.failures = tuple(failures)
         reasons = "; ".join(
             f"{each.backend}: {each.cause.value} ({each.summary()})" for each in self._last_of_each_backend()
         )
+        if of_summary:
+            super().__init__(
+                f"no summary of {key!r} was written: {reasons or 'no backend is configured'}; memory is unchanged. Try again "
+                f"with: threadledger compact {key}"
+            )
+            return
         advice = "Set THREADLEDGER_BACKENDS to at least one backend that USE_ASSISTANTS_API does not disable."
         if self.failures:
             advice = self.failures[-1].advice_here()

@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Any
 from .words import counted, short
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from threadledger.domain.conversation import ConversationState
     from threadledger.domain.ledger import Ledger
+    from threadledger.domain.memory.tree import TreeMessage
 
 
 def conversation_document(state: ConversationState) -> dict[str, Any]:
@@ -73,14 +76,12 @@ def shown_conversation_document(
         "messages": [each.as_json() for each in messages],
         "threads": threads_document(state),
     }
-    unanswered = unanswered_exchanges(ledger.journal, key, memory)
+    waiting = {name for name, each in state.open_exchanges.items() if each.waits}
+    unanswered = [each for each in unanswered_exchanges(ledger.journal, key, memory) if each.exchange_id not in waiting]
     if unanswered:
         document["unanswered"] = [each.as_json() for each in unanswered]
-    waiting = [
-        name for each in state.open_exchanges.values() for name, said in (each.waits_for or {}).items() if not said
-    ]
     if waiting:
-        document["pending"] = waiting
+        document["pending"] = _pending(ledger, key, state)
     parent = ledger.parent(key)
     if parent is not None:
         document["parent"] = {"key": parent[0], "version": parent[1]}
@@ -88,6 +89,19 @@ def shown_conversation_document(
         logged = [each.as_json() for each in ledger.events(key=key, checked=True)]
         document["events"] = [each for each in logged if each["version"] <= memory.version]
     return document
+
+
+def _pending(ledger: Ledger, key: str, state: ConversationState) -> list[dict[str, Any]]:
+    """Return the tool calls that wait for a person; `decision` is null, or what has not been continued yet."""
+    found = []
+    for exchange in state.open_exchanges.values():
+        said = ledger.journal.places(key).at(exchange.tail_version).message if exchange.tail_version else None
+        calls = {call.id: call for call in said.calls()} if said is not None else {}
+        for call_id, decision in (exchange.waits_for or {}).items() if exchange.waits else ():
+            call = calls.get(call_id)
+            name, arguments = (call.name, call.arguments) if call is not None else (None, None)
+            found.append({"call_id": call_id, "name": name, "arguments": arguments, "decision": decision or None})
+    return found
 
 
 def fork_document(ledger: Ledger, key: str) -> dict[str, Any]:
@@ -172,17 +186,17 @@ SAID_CHARS = 200
 def tree_document(ledger: Ledger, key: str) -> dict[str, Any]:
     """Return all messages of a conversation with their branches, each after the one that it follows.
 
-    `depth` is 0 on the branch of the first message, and one more where several messages follow the same one.
+    `depth` is the number of times that several messages follow the same one before it. A summary is no branch: it is listed
+    after the last message for which it stands (`covered`).
 
     Raises:
         ConversationNotFound: no conversation has this key.
         ChangedEvent: an event is missing, or was changed.
     """
-    places = ledger.journal.places(key)
+    places, memory, state = ledger.journal.places(key), ledger.journal.memory(key), ledger.state(key)
+    shown = {each.message_id for each in memory.messages}
     messages: list[dict[str, Any]] = []
-    waiting = [(each, "", 0) for each in reversed(places.tree().roots())]
-    if len(waiting) > 1:
-        waiting = [(each, parent, 1) for each, parent, _ in waiting]
+    waiting = _below(places.tree().roots(), "", 0)
     while waiting:
         node, parent, depth = waiting.pop()
         own = node.message
@@ -194,11 +208,21 @@ def tree_document(ledger: Ledger, key: str) -> dict[str, Any]:
                 "says": " ".join(node.says.split())[:SAID_CHARS],
                 "parent": parent or None,
                 "depth": depth,
-                "selected": node.selected,
+                "selected": own.message_id == memory.summary_id if node.is_summary else node.selected,
                 "hidden": node.hidden,
                 "summary": node.is_summary,
+                "covered": node.selected and not node.hidden and own.message_id not in shown,
+                "pinned": own.message_id in (state.pins or {}),
             }
         )
-        below = depth + 1 if len(node.following) > 1 else depth
-        waiting += [(each, own.message_id, below) for each in reversed(node.following)]
-    return {"key": key, "version": ledger.state(key).version, "messages": messages}
+        waiting += _below(node.following, own.message_id, depth)
+    return {"key": key, "version": state.version, "messages": messages}
+
+
+def _below(following: Sequence[TreeMessage], parent: str, depth: int) -> list[tuple[TreeMessage, str, int]]:
+    """Return the messages that follow one, the first of them last: summaries, then what continues it."""
+    summaries = [each for each in following if each.is_summary]
+    others = [each for each in following if not each.is_summary]
+    below = depth + 1 if len(others) > 1 else depth
+    listed = [*((each, parent, depth) for each in summaries), *((each, parent, below) for each in others)]
+    return listed[::-1]

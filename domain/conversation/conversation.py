@@ -523,12 +523,12 @@ class Conversation:
         self._record(e.MessageRetracted, message_id=message_id, reason=reason, message_version=version)
 
     def _wait_no_longer(self, exchange_id: str, reason: str) -> None:
-        """Reject the calls of an exchange that wait for a decision, and abandon it; do nothing if none waits."""
-        waits_for = self.state.open_exchanges[exchange_id].waits_for or {}
-        waiting = [call_id for call_id, decision in waits_for.items() if not decision]
-        for call_id in waiting:
-            self.decide_call(call_id, approved=False, reason=reason)
-        if waiting:
+        """Reject the calls of an exchange that wait for a decision, and abandon it, if it waits for a person."""
+        exchange = self.state.open_exchanges[exchange_id]
+        if exchange.waits:
+            for call_id, decision in (exchange.waits_for or {}).items():
+                if not decision:
+                    self.decide_call(call_id, approved=False, reason=reason)
             self.abandon(exchange_id, reason)
 
     def pin(self, message_id: str, version: int, pinned: bool = True) -> None:
@@ -634,15 +634,22 @@ class Conversation:
             )
 
     def _refuse_while_waiting(self, exchange_id: str) -> None:
-        call_id = self.state.open_exchanges[exchange_id].undecided
-        if call_id is not None:
+        exchange = self.state.open_exchanges[exchange_id]
+        if exchange.undecided is not None:
             raise ConversationBusy(
-                f"{self.state.key!r} waits for a decision on the tool call {call_id}: approve or reject it, then ask again"
+                f"{self.state.key!r} waits for a decision on the tool call {exchange.undecided}: approve or reject it first"
             )
 
     def _refuse_while_active(self, exchange_id: str) -> None:
         self._refuse_while_waiting(exchange_id)
-        if self.state.open_exchanges[exchange_id].is_active(now()):
+        exchange = self.state.open_exchanges[exchange_id]
+        if exchange.waits:
+            call_id, decision = next(iter((exchange.waits_for or {}).items()))
+            raise ConversationBusy(
+                f"the tool call {call_id} of {self.state.key!r} was {decision}, and no run has continued it yet: wait, or repeat "
+                "the decision if its process has stopped"
+            )
+        if exchange.is_active(now()):
             raise ConversationBusy(
                 f"{self.state.key!r} is being answered: exchange {exchange_id} is between two runs; "
                 "wait until it ends, then ask again"

@@ -93,6 +93,11 @@ class OpenExchange(_Part):
     """Whether another branch is selected: its answer is a variant aside."""
 
     @property
+    def waits(self) -> bool:
+        """Return whether it waits for a person: for a decision on a call, or after the last one until a run continues it."""
+        return bool(self.waits_for) and not self.runs
+
+    @property
     def undecided(self) -> str | None:
         """Return the id of a tool call on which a person still has to decide; None if there is none."""
         return next((call_id for call_id, decision in (self.waits_for or {}).items() if not decision), None)
@@ -438,6 +443,8 @@ def _run_started(state: ConversationState, event: e.RunStarted) -> None:
     else:
         exchange = updated(exchange, failed_run=None, failed_backend=None, rerun_of=event.rerun_of, runs=[event.run_id])
     state.open_exchanges[event.exchange_id] = exchange
+    if exchange.waits_for:
+        _note_pending(state)
 
 
 def _requested(state: ConversationState, event: e.ExchangeRequested) -> None:
@@ -484,8 +491,8 @@ def _run_completed(state: ConversationState, event: e.RunCompleted) -> None:
 
 
 def _note_pending(state: ConversationState) -> None:
-    """Count the exchanges that wait for a decision."""
-    state.pending = sum(each.undecided is not None for each in state.open_exchanges.values()) or None
+    """Count the exchanges that wait for a person."""
+    state.pending = sum(each.waits for each in state.open_exchanges.values()) or None
 
 
 def _decided(state: ConversationState, event: e.ToolCallDecided) -> None:
@@ -512,6 +519,8 @@ def _run_failed(state: ConversationState, event: e.RunFailed) -> None:
 
 def _abandoned(state: ConversationState, event: e.ExchangeAbandoned) -> None:
     exchange = state.open_exchanges.pop(event.exchange_id, None)
+    if exchange is not None and exchange.waits_for:
+        _note_pending(state)
     if exchange is None or exchange.answered:  # its earlier answer is still valid
         return
     state.unanswered += 0 if exchange.unanswered else 1

@@ -15,7 +15,7 @@ from ..conversation import Completion
 from ..conversation import events as e
 from ..conversation.messages import Message, Role, Usage, restore_message
 from ..effects import ApprovalNeeded, Emit, work
-from ..errors import CallNotWaiting
+from ..errors import CallNotWaiting, InvalidInput
 from .answer import Answer, ToolUse
 from .exchange import Exchange
 from .recorded_tools import tool_result
@@ -49,6 +49,8 @@ def decide(chat: Conversing, call_id: str, reason: str, *, approved: bool, strea
     """Record a decision, and continue the exchange when nothing else waits; see `Chat.approve`."""
 
     def record(conversation: Conversation) -> tuple[str, bool]:
+        if approved:
+            _require_tool(chat, conversation.state, call_id)
         exchange_id = conversation.decide_call(call_id, approved, reason)
         return exchange_id, conversation.still_waits(exchange_id)
 
@@ -62,6 +64,23 @@ def decide(chat: Conversing, call_id: str, reason: str, *, approved: bool, strea
     if waits:
         return (yield from work(partial(waiting_answer, chat.journal, chat.key, exchange_id)))
     return (yield from _continued(chat, exchange_id, stream))
+
+
+def _require_tool(chat: Conversing, state: ConversationState, call_id: str) -> None:
+    """Check that the function of a call is there to be used.
+
+    Raises:
+        InvalidInput: it is not.
+    """
+    for exchange in state.open_exchanges.values():
+        if exchange.tail_version and not (exchange.waits_for or {}).get(call_id, "nothing waits"):
+            said = chat.journal.places(chat.key).at(exchange.tail_version).message
+            name = next((call.name for call in said.calls() if call.id == call_id), None)
+            if name is not None and name not in chat.services.tools:
+                raise InvalidInput(
+                    f"no function is bound to {name!r}, so the call {call_id} cannot be used: nothing was decided; give the "
+                    "app's tools (THREADLEDGER_TOOLS, or tools= of open), then approve it again"
+                )
 
 
 def waiting_answer(journal: Journal, key: str, exchange_id: str) -> Answer:

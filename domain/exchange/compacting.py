@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from .records import Run
     from .services import Services
 
-logger = logging.getLogger("threadledger")
+logger = logging.getLogger("threadledger.memory")
 
 INSTRUCTIONS = (
     "You keep the notes of a conversation between a user and an assistant. The notes take the place of the messages, so "
@@ -77,7 +77,10 @@ def compact(chat: Conversing, keep_last: int | None) -> Effects[JournaledMessage
     ending = (text_message("user", REQUEST),)
     mode = Mode(shadow=True, memory=covered.memory, records=recording, ending=ending)
     services = _summarizing(chat.services)
-    yield from Exchange(chat.journal, services, chat.key, new_id(), mode=mode).run()
+    try:
+        yield from Exchange(chat.journal, services, chat.key, new_id(), mode=mode).run()
+    except AllBackendsFailed as failed:
+        raise AllBackendsFailed(chat.key, failed.exchange_id, failed.failures, of_summary=True) from None
     if records[0].summary is None:
         raise ConversationChanged(
             f"{chat.key!r} was changed while its summary was written: nothing was compacted; try again"

@@ -23,7 +23,7 @@ from ..limits import QUEUE_LOOK_FIRST_SECONDS, QUEUE_LOOK_MAX_SECONDS
 from .exchange import Exchange
 
 if TYPE_CHECKING:
-    from ..conversation import Conversation, ThreadLink
+    from ..conversation import Conversation
     from ..conversation.messages import Message
     from ..effects import Effects
     from ..journal import Journal
@@ -214,7 +214,7 @@ class Conversing:
 
         return compact(self, keep_last)
 
-    def delete(self, reason: str = "") -> Effects[Mapping[str, ThreadLink]]:
+    def delete(self, reason: str = "") -> Effects[Mapping[str, Sequence[str]]]:
         """End the conversation; see `Chat.delete`."""
         from .deleting import delete
 

@@ -264,9 +264,9 @@ class Journal(Application[str]):
         return end_of_exchange(self, key, exchange)
 
     def in_memory(self, key: str, version: int, message_id: str) -> tuple[bool, bool]:
-        """Return whether the message of a version is in the memory of a conversation, and whether it is on its selected branch.
+        """Return whether the memory of a conversation shows the message of a version, and whether it is on its selected branch.
 
-        A message for which a summary stands is in memory too.
+        A message for which a summary stands is not shown.
         """
         from .places import in_memory
 
@@ -508,6 +508,15 @@ class Journal(Application[str]):
     def stream(self, stream: str, topics: Sequence[str] = ()) -> Iterator[e.Event]:
         """Return the events of any stream, oldest first."""
         return map(restore, self._log.stream_rows(stream, topics=topics, changed=refuse_changed))
+
+    def threads_ever_linked(self, key: str, upto: int | None = None) -> dict[str, list[str]]:
+        """Return the ids of all threads that were linked to the conversation of a version, by kind, oldest first.
+
+        Without a version, it is the newest one of the key. All rows of its stream are looked through.
+        """
+        from .threads import threads_ever_linked
+
+        return threads_ever_linked(self._log, stream_of(key), upto)
 
     def head(self, stream: str) -> StreamHead | None:
         """Return the newest state of any stream."""

@@ -173,10 +173,10 @@ class PathReader:
             raise VersionsMissing
         return self.holds(version)
 
-    def shows_summary(self, message_id: str) -> bool:
-        """Return whether a message is the summary with which memory begins; its marks were read before."""
+    def covering(self) -> e.MemoryCompacted | None:
+        """Return the summary with which memory begins, as far as the marks were read; None if there is none."""
         held = [each for each in self._summaries.values() if self.holds(each.covers_version)]
-        return bool(held) and max(held, key=lambda each: each.covers_version).message_id == message_id
+        return max(held, key=lambda each: each.covers_version, default=None)
 
     def may_have_variants(self, version: int) -> bool:
         """Return whether another message may follow the one before a message of this version."""

@@ -158,16 +158,20 @@ def version_to_retract(log: EventLog, stream: str, message_id: str) -> int | Non
 
 
 def in_memory(log: EventLog, stream: str, version: int, message_id: str) -> tuple[bool, bool]:
-    """Return whether the message of a version is in memory, and whether it is on the selected branch."""
+    """Return whether a model is shown the message of a version, and whether it is on the selected branch."""
     head = log.select_head(stream, refuse_changed)
     if head is None or version <= floor_of(head):
         return False, False
     log = of_generation(log, head)
     reader = path_reader(log, head, head.version)
     is_hidden = reader.hides(message_id, version)
-    if reader.shows_summary(message_id):
+    summary = reader.covering()
+    if summary is not None and summary.message_id == message_id:
         return True, True
     is_selected = reader.holds(version)
+    if summary is not None and is_selected and version <= summary.covers_version:
+        kept = {*(summary.system_versions or ()), *reader.pins().values()}
+        return version in kept and not is_hidden, True
     try:
         return is_selected and reader.shows(message_id, version), is_selected
     except VersionsMissing:  # it was moved: it is where the message is that it was placed behind

@@ -17,7 +17,7 @@ from itertools import islice
 from types import TracebackType
 from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, Unpack
 
-from ..conversation import Profile, ThreadLink
+from ..conversation import Profile
 from ..conversation.messages import JournaledMessage
 from ..effects import AsyncDriver, Effects
 from ..exchange import Answer, AskKeywords, Policy, Services, StreamPart
@@ -366,7 +366,7 @@ class AsyncChat(AsyncFace[Chat]):
         """See `Chat.compact`."""
         return await self._driver.perform(self._conversing.using(options).compact(keep_last))
 
-    async def delete(self, reason: str = "", *, actor: str | None = None) -> Mapping[str, ThreadLink]:
+    async def delete(self, reason: str = "", *, actor: str | None = None) -> Mapping[str, Sequence[str]]:
         """See `Chat.delete`."""
         return await self._driver.perform(self._conversing.acting(actor).delete(reason))
 

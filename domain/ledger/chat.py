@@ -15,7 +15,7 @@ from ..faces import lazy_face
 # `own_runs` is imported on first use: an app that calls no model itself does not need it.
 
 if TYPE_CHECKING:
-    from ..conversation import Profile, ThreadLink
+    from ..conversation import Profile
     from ..conversation import events as e
     from ..conversation.description import Description
     from ..conversation.messages import JournaledMessage
@@ -401,8 +401,8 @@ class Chat:
         journal = self._conversing.acting(actor).journal
         journal.commit(self.key, lambda conversation: conversation.clear_memory(reason))
 
-    def delete(self, reason: str = "", *, actor: str | None = None) -> Mapping[str, ThreadLink]:
-        """Delete the conversation, and return its threads, by kind, which remain at the provider.
+    def delete(self, reason: str = "", *, actor: str | None = None) -> Mapping[str, Sequence[str]]:
+        """Delete the conversation, and return the ids of all threads that it ever had, by kind, which remain at the provider.
 
         It is not listed, shown, searched or exported any more; only an audit and the whole log show its events. The next message
         starts another conversation with the same key and nothing of this one.

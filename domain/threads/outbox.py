@@ -89,7 +89,7 @@ class ThreadOutbox:
         if state.open_runs or any(each.is_active(moment) for each in state.open_exchanges.values()):
             return  # a run may be writing to the thread; mirroring follows when the exchange ends, or its time is over
         # Left by a process that stopped, maybe with its answer in a thread.
-        left = [name for name, each in state.open_exchanges.items() if each.undecided is None] if state.links else ()
+        left = [name for name, each in state.open_exchanges.items() if not each.waits] if state.links else ()
         for exchange_id in left:
             if (yield from self.recover_answer(journal, key, exchange_id)):
                 state = yield from work(lambda: _state(journal, key))

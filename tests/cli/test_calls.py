@@ -29,7 +29,9 @@ def waiting(command: Callable[..., Any], provider: Any, db_url: str, monkeypatch
 def test_it_is_listed_shown_and_approved(command: Callable[..., Any], waiting: str) -> None:
     assert [row["key"] for row in command("list", "--pending", "-o", "json").json] == ["k"]
     assert f"threadledger call approve k {waiting}" in command("show", "k").out
-    assert command("show", "k", "-o", "json").json["pending"] == [waiting]
+    shown = command("show", "k", "-o", "json").json
+    call = {"call_id": waiting, "name": "pay", "arguments": '{"amount": 5}', "decision": None}
+    assert (shown["pending"], "unanswered" in shown) == ([call], False)
     busy = command("ask", "k", "And?")
     assert (busy.code, waiting in busy.err) == (7, True)
     done = command("call", "approve", "k", waiting)
@@ -55,3 +57,13 @@ def test_a_terminal_says_how_to_decide(command: Callable[..., Any], provider: An
     provider.answer({"tool_calls": [{"name": "pay", "arguments": {"amount": 7}}]})
     asked = command("ask", "k", "Pay again.")
     assert 'waits for a decision on pay({"amount": 7}): threadledger call approve k' in asked.err.replace("\n", " ")
+
+
+def test_a_shell_without_the_tool_decides_nothing(
+    command: Callable[..., Any], waiting: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("THREADLEDGER_TOOLS")
+    refused = command("call", "approve", "k", waiting)
+    assert (refused.code, "no function is bound to 'pay'" in refused.err) == (2, True)
+    monkeypatch.setenv("THREADLEDGER_TOOLS", "pay.py")
+    assert command("call", "approve", "k", waiting).out == "Done.\n"

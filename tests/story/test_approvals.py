@@ -223,6 +223,11 @@ def test_a_killed_process_leaves_the_decision_and_the_tool_is_used_once(
     ledger = open_ledger({"pay": pay}, profile=profile, **SETTINGS["chat"])
     chat = ledger.conversation("k")
     call = next(iter(ledger.state("k").open_exchanges.values())).waits_for
+    if where != "tool":  # no run has continued it: it waits for a person still, for as long as it takes
+        with freeze_time(datetime.now(UTC) + timedelta(days=3)):
+            assert [each.key for each in ledger.conversations(pending=True)] == ["k"]
+            with pytest.raises(ConversationBusy, match="waits for a decision" if where == "asked" else "was approved"):
+                chat.ask("Hello?")
     with freeze_time(datetime.now(UTC) + timedelta(minutes=5)):
         assert chat.approve(next(iter(call or ()))).text == "Done."
     assert done.read_text("utf-8") == "5\n"

@@ -481,6 +481,18 @@ def test_a_thread_holds_the_selected_path_after_each_change(open_ledger: Open, k
     assert ledger.failures() == []
 
 
+def test_a_deletion_names_every_thread_that_the_conversation_had(open_ledger: Open) -> None:
+    chat = open_ledger(backends=("responses",), threads="conversations").conversation("k")
+    chat.ask("of another generation")
+    chat.delete()
+    asked(chat, "one", "two")
+    chat.edit(question_of(chat, "one"), "uno")
+    chat.regenerate()
+    linked = [each.thread_id for each in chat.events() if isinstance(each, (e.ThreadLinked, e.ThreadRebuilt))]
+    assert len(linked) > 1
+    assert chat.delete() == {"conversations": list(dict.fromkeys(linked))}
+
+
 KILLED = """
 import os, sys, threadledger
 given = {"openai_api_key": "k", "openai_base_url": "http://127.0.0.1:1", "backends": ("chat",), "threads": "none"}

@@ -113,6 +113,8 @@ def test_a_summary_is_neither_edited_nor_selected_nor_pinned_and_search_says_tha
         with pytest.raises(InvalidInput, match="is a summary"):
             refused()
     assert [each.in_memory for each in ledger.search("parcels")] == [True]
+    assert [(each.in_memory, each.selected) for each in ledger.search("question 7")] == [(False, True)]
+    assert [each.in_memory for each in ledger.search("question 19")] == [True]
     simulator.answer(NOTES)
     chat.ask("And now?")
     chat.compact(1)
@@ -125,7 +127,9 @@ def test_a_summary_that_failed_leaves_no_question_waiting_and_is_not_rerun_as_an
     chat = filled(ledger, 20)
     chat.ask("once more")
     simulator.add_fault("POST /chat/completions", refuse={"status": 400}, times=1)
-    with pytest.raises(AllBackendsFailed):
+    with pytest.raises(
+        AllBackendsFailed, match=r"no summary of 'k' was written: .*; memory is unchanged. Try again with"
+    ):
         chat.compact(4)
     (failure,) = ledger.failures()
     assert (ledger.failures(unanswered=True), ledger.exchanges(unanswered=True)) == ([], [])
