@@ -2,8 +2,8 @@
 
 A row of `budget_runs` holds what one run has reserved or spent, so that nothing is counted twice and a crash leaves no
 unknown reservation: the run is closed after its deadline like any other. `budget_totals` holds the sums. All of it is in
-the log too (`RunStarted.cost_reserved`, usage, owners): `budget_position` is the position up to which the log was read,
-and what other processes stored without a budget is counted when the next process starts.
+the log too (`RunStarted.cost_reserved`, usage, owners, deletions): `budget_position` is the position up to which the log
+was read, and what other processes stored without a budget is counted when the next process starts.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from contextlib import suppress
 from typing import Any
 
 from threadledger.domain.conversation import key_of
-from threadledger.domain.conversation.events import ConversationDescribed, Event, RunCompleted, RunFailed, RunStarted
+from threadledger.domain.conversation.events import Event, RunCompleted, RunFailed, RunStarted
 from threadledger.domain.errors import CorruptEvent
 from threadledger.domain.ids import from_iso, to_iso
 from threadledger.domain.journal import restore
@@ -23,13 +23,14 @@ from threadledger.domain.journal.budgets import (
     PER_OWNER_DAY,
     BudgetLimits,
     OverBudget,
+    Payer,
     Price,
     billionths,
     cost_of,
     is_free,
 )
 
-from .connections import Cursor, Transaction
+from .connections import MARKS, Cursor, Transaction
 from .database import Database
 from .schema import open_schema
 
@@ -70,12 +71,21 @@ _OPEN = (
 )
 _OF_LOG = (
     "FROM events e JOIN streams s USING (stream) WHERE e.position > ? AND e.position <= ? "
-    "AND e.topic IN ('RunStarted', 'RunCompleted', 'RunFailed', 'ConversationDescribed') ORDER BY e.position"
+    "AND e.topic IN ('RunStarted', 'RunCompleted', 'RunFailed', 'ConversationDescribed', 'ConversationDeleted') "
+    "ORDER BY e.position"
 )
-_OWNERS = (
-    "FROM events e JOIN streams s USING (stream) WHERE s.name = ? AND e.version < ? "
-    "AND e.topic = 'ConversationDescribed' ORDER BY e.version DESC"
+_DELETED = (
+    "SELECT coalesce(max(version), 0) FROM events WHERE stream = (SELECT stream FROM streams WHERE name = ?) "
+    f"AND version < ? AND topic = 'ConversationDeleted' AND ({MARKS})"
 )
+"""Query for the version of the newest deletion before another version, by the index of marks."""
+_DESCRIBED = (
+    "FROM events e JOIN streams s USING (stream) WHERE s.name = ? AND e.version > ? AND e.version < ? "
+    "AND e.topic = 'ConversationDescribed' ORDER BY e.version"
+)
+
+_COUNTED = (RunStarted, RunCompleted, RunFailed)
+"""Events that change what is spent or reserved."""
 
 
 class SqlBudgets:
@@ -101,17 +111,17 @@ class SqlBudgets:
             pass
         self._is_ready = True
 
-    def note(self, cursor: Cursor, owner: str, decided: Sequence[Event]) -> None:
-        found = [event for event in decided if isinstance(event, (RunStarted, RunCompleted, RunFailed))]
-        if not found:
+    def note(self, cursor: Cursor, payer: Payer, decided: Sequence[Event]) -> None:
+        if not any(isinstance(event, _COUNTED) for event in decided):
             return
 
         def execute(statement: str, values: Sequence[Any] = ()) -> Cursor:
             return cursor.execute(self._database.sql(statement), values)
 
         self._lock(execute)
-        for event in found:
-            self._take(execute, event, owner, self._limit)
+        for event in decided:
+            payer = payer.after(event)
+            self._take(execute, event, payer, self._limit)
 
     def rebuild(self) -> None:
         def again(transaction: Transaction) -> None:
@@ -124,7 +134,10 @@ class SqlBudgets:
         self._database.write(again)
 
     def used(self, scope: str) -> tuple[int, int]:
-        """Return what is spent and what is reserved in a scope, `conversation:KEY` or `owner:ID:DAY`, in billionths."""
+        """Return what is spent and what is reserved in a scope, in billionths.
+
+        A scope is `owner:ID:DAY`, `conversation:KEY`, or `conversation@VERSION:KEY` after a deletion at that version.
+        """
         found = self._database.query("SELECT spent, reserved FROM budget_totals WHERE scope = ?", (scope,))
         return (int(found[0][0]), int(found[0][1])) if found else (0, 0)
 
@@ -159,47 +172,50 @@ class SqlBudgets:
         if position is not None and upto <= position:
             return False
         columns = self._database.kind.row_columns
-        owners: dict[str, str] = {}
+        payers: dict[str, Payer] = {}
         for row in execute(f"SELECT {columns} {_OF_LOG}", (position or 0, upto)).fetchall():
             try:
                 event = restore(row)
-                if isinstance(event, ConversationDescribed):
-                    if event.owner is not None:
-                        owners[event.originator_id] = event.owner
-                elif isinstance(event, RunStarted):
-                    stream, version = event.originator_id, event.originator_version
-                    if stream not in owners:
-                        owners[stream] = self._owner_before(execute, stream, version)
-                    self._take(execute, event, owners[stream])
-                else:
-                    self._take(execute, event, "")
+                stream, version = event.originator_id, event.originator_version
+                if stream in payers:
+                    payers[stream] = payers[stream].after(event)
+                elif isinstance(event, RunStarted) and not self._is_counted(execute, event.run_id):
+                    payers[stream] = self._payer_before(execute, stream, version)
+                self._take(execute, event, payers.get(stream, Payer()))
             except (CorruptEvent, TypeError, ValueError) as error:
                 logger.warning("event %s is counted in no budget, because it cannot be read: %s", row[0], error)
+                payers.pop(row[1], None)  # it may have changed the payer: the next run looks for it
         statement = "INSERT INTO budget_position" if position is None else "UPDATE budget_position SET"
         execute(f"{statement} {'(position) VALUES (?)' if position is None else 'position = ?'}", (upto,))
         return upto < last
 
-    def _owner_before(self, execute: Execute, stream: str, version: int) -> str:
-        """Return the owner that a conversation had before a version; empty if it had none."""
-        columns = self._database.kind.row_columns
-        for row in execute(f"SELECT {columns} {_OWNERS}", (stream, version)).fetchall():
-            with suppress(CorruptEvent):
-                event = restore(row)
-                if isinstance(event, ConversationDescribed) and event.owner is not None:
-                    return event.owner
-        return ""
+    def _is_counted(self, execute: Execute, run_id: str) -> bool:
+        return execute("SELECT 1 FROM budget_runs WHERE run = ?", (run_id,)).fetchone() is not None
 
-    def _take(self, execute: Execute, event: Event, owner: str, limits: dict[str, int] | None = None) -> None:
-        """Count an event, in the scopes of its run; with limits, a reservation must fit."""
+    def _payer_before(self, execute: Execute, stream: str, version: int) -> Payer:
+        """Return the payer of the events of a stream from a version on."""
+        payer = Payer(int(execute(_DELETED, (stream, version)).fetchone()[0]))
+        described = f"SELECT {self._database.kind.row_columns} {_DESCRIBED}"
+        for row in execute(described, (stream, payer.deleted_version, version)).fetchall():
+            with suppress(CorruptEvent):
+                payer = payer.after(restore(row))
+        return payer
+
+    def _take(self, execute: Execute, event: Event, payer: Payer, limits: dict[str, int] | None = None) -> None:
+        """Count a run that starts for its payer, or one that ends in the scopes in which it started.
+
+        With limits, a reservation must fit.
+        """
         if isinstance(event, RunStarted):
-            self._start(execute, event, owner, limits or {})
+            self._start(execute, event, payer, limits or {})
         elif isinstance(event, (RunCompleted, RunFailed)):
             self._settle(execute, event)
 
-    def _start(self, execute: Execute, event: RunStarted, owner: str, limits: dict[str, int]) -> None:
+    def _start(self, execute: Execute, event: RunStarted, payer: Payer, limits: dict[str, int]) -> None:
         at, reserved = to_iso(event.timestamp), event.cost_reserved or 0
-        conversation = f"conversation:{key_of(event.originator_id)}"
-        owner_day = f"owner:{owner}:{at[:DAY_CHARS]}" if owner else None
+        generation = f"@{payer.deleted_version}" if payer.deleted_version else ""
+        conversation = f"conversation{generation}:{key_of(event.originator_id)}"
+        owner_day = f"owner:{payer.owner}:{at[:DAY_CHARS]}" if payer.owner else None
         for setting, scope in ((PER_CONVERSATION, conversation), (PER_OWNER_DAY, owner_day)):
             if event.cost_reserved is not None and scope is not None and setting in limits:
                 found = execute("SELECT spent + reserved FROM budget_totals WHERE scope = ?", (scope,)).fetchone()

@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from math import ceil
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
-from ..conversation.events import Event, RunFailed
+from ..conversation.events import ConversationDeleted, ConversationDescribed, Event, RunFailed
 from ..conversation.messages import Usage
 
 if TYPE_CHECKING:
@@ -55,6 +55,25 @@ class BudgetLimits:
         return PER_OWNER_DAY if self.owner_day is not None and owner else ""
 
 
+class Payer(NamedTuple):
+    """Name those in whose budgets a run counts: one conversation of its key, and the owner that it has at that moment.
+
+    A commit and a reader of the log pass the same events to `after`, so that both count a run in the same budgets.
+    """
+
+    deleted_version: int = 0
+    """Version at which the key's previous conversation was deleted; 0 for the first one."""
+    owner: str = ""
+
+    def after(self, event: Event) -> Payer:
+        """Return the payer after the next event of the stream."""
+        if isinstance(event, ConversationDeleted):
+            return Payer(event.originator_version)
+        if isinstance(event, ConversationDescribed) and isinstance(event.owner, str):
+            return self._replace(owner=event.owner)
+        return self
+
+
 class Budgets(Protocol):
     """Keep what the runs of a ledger cost, by conversation, and by owner and day."""
 
@@ -68,8 +87,10 @@ class Budgets(Protocol):
         """Take over what the log holds and was not counted yet; called before the first commit of a process."""
         ...
 
-    def note(self, cursor: Any, owner: str, decided: Sequence[Event]) -> None:
+    def note(self, cursor: Any, payer: Payer, decided: Sequence[Event]) -> None:
         """Reserve and settle the costs of the runs that start and end in a commit, in its transaction.
+
+        `payer` is that of the conversation before the commit.
 
         Raises:
             OverBudget: a reservation does not fit.
@@ -92,17 +113,17 @@ def noting(
 ) -> tuple[Callable[[Conversation], T], Also]:
     """Return a decision and its notes, extended by the costs of the runs among the decided events."""
     budgets.prepare()
-    owners = [""]
+    payers = [Payer()]
 
     def decide_first(conversation: Conversation) -> T:
-        result = decide(conversation)
-        owners[0] = owner_of(conversation)
-        return result
+        state = conversation.state  # before the decision, which changes it
+        payers[0] = Payer(state.deleted_version or 0, owner_of(conversation))
+        return decide(conversation)
 
     def note(cursor: Any) -> None:
         if also is not None:
             also(cursor)
-        budgets.note(cursor, owners[0], decided)
+        budgets.note(cursor, payers[0], decided)
 
     return decide_first, note
 

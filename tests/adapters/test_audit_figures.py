@@ -45,6 +45,8 @@ HAPPENINGS = st.one_of(
     st.tuples(st.just("fail"), st.integers(0, 6), st.sampled_from(MESSAGES)),
     st.tuples(st.just("fall back"), st.integers(0, 6), st.none()),
     st.tuples(st.just("abandon"), st.sampled_from(["x1", "x2", "x3"]), st.none()),
+    st.tuples(st.just("describe"), st.sampled_from([None, "", "anna", "ben"]), st.none()),
+    st.tuples(st.just("delete"), st.none(), st.none()),
 )
 STARTS = st.tuples(st.just("start"), st.sampled_from(["x1", "x2", "x3"]), st.sampled_from(["chat", "responses"]))
 
@@ -83,6 +85,10 @@ def event_of(happening, common, started):
             return events.FallbackUsed(exchange_id="any", failed_run_id=f"run-{number:03}", **backends, **common)
         case ("abandon", exchange_id, _):
             return events.ExchangeAbandoned(exchange_id=exchange_id, **common)
+        case ("describe", owner, _):
+            return events.ConversationDescribed(title="Parcel", owner=owner, **common)
+        case ("delete", _, _):
+            return events.ConversationDeleted(**common)
     raise AssertionError(happening)
 
 
@@ -156,8 +162,22 @@ VALUES = {
     "day": lambda run, _: to_iso(run.started_at)[:10],
     "hour": lambda run, _: to_iso(run.started_at)[:13] + ":00:00Z",
     "conversation": lambda run, failure: run.key,
-    "owner": lambda run, failure: None,
 }
+
+
+def plain_owner(ledger, run):
+    """The owner that the conversation of a run had last."""
+    owner = None
+    for _, event in ledger.journal.logged():
+        if event.originator_id != stream_of(run.key):
+            continue
+        if isinstance(event, events.ConversationDeleted):
+            if event.originator_version > run.version:
+                break
+            owner = None
+        elif isinstance(event, events.ConversationDescribed) and event.owner is not None:
+            owner = event.owner or None
+    return owner
 
 
 def plain_summary(ledger, by, since, until, actor=None):
@@ -173,7 +193,8 @@ def plain_summary(ledger, by, since, until, actor=None):
     rows = {}
     for run in within:
         if run.failure is not None or by not in {"cause", "code"}:
-            rows.setdefault(VALUES[by](run, failures.get(run.run_id)), []).append(run)
+            value = plain_owner(ledger, run) if by == "owner" else VALUES[by](run, failures.get(run.run_id))
+            rows.setdefault(value, []).append(run)
     return {value: plain_row(rows[value], len(within) if by in {"cause", "code"} else None, failures) for value in rows}
 
 

@@ -8,22 +8,26 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from threading import Thread
 from typing import Any, cast
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from threadledger.adapters.sql import SqlBudgets
 from threadledger.domain import ids
-from threadledger.domain.conversation import RunPlan
+from threadledger.domain.conversation import Conversation, RunPlan
 from threadledger.domain.conversation.events import RunCompleted, RunFailed, RunStarted
-from threadledger.domain.errors import AllBackendsFailed
+from threadledger.domain.errors import AllBackendsFailed, ConversationChanged, RunNotOpen
 from threadledger.domain.exchange.records import Run, RunRecords
+from threadledger.domain.failures import Failure
 from threadledger.domain.journal.budgets import billionths
 from threadledger.domain.ledger import Ledger
 
-from ..adapters.writing import query, rewind
+from ..adapters.writing import execute, query, rewind
 from .budgeting import LIMIT_USD, OWNER, ledger_of
 from .storming import shifted
 
@@ -64,8 +68,8 @@ def used(ledger: Ledger, scope: str) -> tuple[int, int]:
     return cast("SqlBudgets", ledger.journal.budgets).used(scope)
 
 
-def today() -> str:
-    return f"owner:{OWNER}:{datetime.now(UTC):%Y-%m-%d}"
+def today(owner: str = OWNER) -> str:
+    return f"owner:{owner}:{datetime.now(UTC):%Y-%m-%d}"
 
 
 def totals(url: str) -> list[Any]:
@@ -276,6 +280,212 @@ def test_a_rebuild_counts_what_the_commits_counted(
     assert any(reserved == 700 for _, _, reserved in before)
     ledger.rebuild_views()
     assert totals(any_db_url) == before
+
+
+def test_the_next_conversation_of_a_deleted_key_has_a_budget_of_its_own_and_the_owner_has_spent_what_was_spent(
+    opened: Callable[..., Ledger], simulator: Any
+) -> None:
+    simulator.answer(*[{"output": ["It is there."], "usage": {"input_tokens": 50, "output_tokens": 4_200}}] * 2)
+    cost = 50 * PRICE["input"] + 4_200 * PRICE["output"]
+    ledger = opened(max_cost_per_conversation=0.125)
+    chat = ledger.conversation("k")
+    chat.describe(owner=OWNER)
+    chat.ask("Where is my parcel?")
+    assert "PER_CONVERSATION" in refused(ledger, "k").facts.message
+    chat.delete("asked for")
+    assert chat.ask("Where is my parcel?").text
+    deleted_version = ledger.state("k").deleted_version
+    assert used(ledger, "conversation:k") == used(ledger, f"conversation@{deleted_version}:k") == (cost, 0)
+    assert used(ledger, today()) == (cost, 0)
+    assert "PER_CONVERSATION" in refused(ledger, "k").facts.message
+
+
+def test_a_run_that_is_open_when_its_conversation_is_deleted_is_settled_once_and_for_its_owner(
+    opened: Callable[..., Ledger], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = opened(max_cost_per_conversation=5)
+    chat = ledger.conversation("k")
+    chat.describe(owner=OWNER)
+    complete = RunRecords.complete
+
+    def after_another_one_has_the_key(self: RunRecords, run: Run, *args: Any) -> Any:
+        assert used(ledger, today())[1] > 0
+        ledger.journal.commit("k", lambda it: it.delete("", interrupting=True))
+        chat.describe(owner="ben")
+        return complete(self, run, *args)
+
+    with monkeypatch.context() as late:
+        late.setattr(RunRecords, "complete", after_another_one_has_the_key)
+        with pytest.raises(ConversationChanged):
+            chat.ask("Where is my parcel?")
+    (started,) = [event for _, event in ledger.journal.logged() if isinstance(event, RunStarted)]
+    assert used(ledger, "conversation:k") == used(ledger, today()) == (started.cost_reserved, 0)
+    assert used(ledger, today("ben")) == (0, 0)
+    chat.ask("Where is my parcel?")
+    assert used(ledger, "conversation:k") == used(ledger, today()) == (started.cost_reserved, 0)
+    assert used(ledger, today("ben"))[0] > 0
+
+
+def test_a_rebuild_and_a_new_process_count_deleted_conversations_like_their_commits(
+    opened: Callable[..., Ledger], any_db_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("threadledger.adapters.sql.budgets.PAGE_POSITIONS", 2)
+    ledger, without = opened(max_cost_per_conversation=5), opened(max_cost_per_owner_day=None)
+    chat, other = ledger.conversation("k"), ledger.conversation("other")
+    other.describe(owner="ben")
+    other.ask("Where is my parcel?")
+    chat.describe(owner=OWNER)
+    chat.ask("Where is my parcel?")
+    spent = used(ledger, today())
+    chat.delete()
+    chat.ask("Of no owner")
+    assert used(ledger, today()) == spent
+    ledger.journal.commit("k", lambda it: it.start_run("x", RunPlan("chat", "gpt-5.5", cost_reserved=700)))
+    without.journal.commit("k", lambda it: it.delete("", interrupting=True))
+    ledger.fork("other", "k")
+    before = used(ledger, today("ben"))
+    chat.ask("Of the owner of the other one")
+    assert used(ledger, today("ben")) > before
+    without.conversation("k").delete()
+    without.conversation("k").describe(owner="carl")
+    without.conversation("k").ask("Counted later")
+    assert used(ledger, today("carl")) == (0, 0)
+    opened(max_cost_per_conversation=5).conversation("other").append("user", "Thanks")
+    assert used(ledger, today("carl"))[0] > 0
+    assert used(ledger, today()) == spent
+    counted = totals(any_db_url)
+    assert len([scope for scope, _, _ in counted if scope.endswith(":k")]) == 4
+    assert not any(reserved for _, _, reserved in counted)
+    ledger.rebuild_views()
+    assert totals(any_db_url) == counted
+
+
+def test_a_deletion_that_cannot_be_read_still_begins_another_budget(
+    opened_here: Callable[..., Ledger], db_url: str
+) -> None:
+    ledger = opened_here(max_cost_per_conversation=5)
+    chat = ledger.conversation("k")
+    chat.describe(owner=OWNER)
+    chat.ask("Where is my parcel?")
+    chat.delete()
+    chat.ask("Of no owner")
+    counted = totals(db_url)
+    damage = "UPDATE events SET state = CAST('{' AS BLOB) WHERE topic = 'ConversationDeleted'"
+    execute(db_url, "DROP TRIGGER events_are_not_changed", damage)
+    cast("SqlBudgets", ledger.journal.budgets).rebuild()
+    assert totals(db_url) == counted
+
+
+def test_a_new_process_looks_for_no_owner_of_runs_that_were_counted_with_their_commit(
+    opened_here: Callable[..., Ledger], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened_here(max_cost_per_conversation=5).conversation("k").ask("Where is my parcel?")
+    looked: list[Any] = []
+    monkeypatch.setattr(SqlBudgets, "_payer_before", lambda *args: looked.append(args))
+    opened_here(max_cost_per_conversation=5).conversation("k").append("user", "Thanks")
+    assert looked == []
+
+
+LATE = Failure("failed", message="after its conversation was deleted")
+
+
+class Counted:
+    """Count in a conversation what its budgets should hold, while steps change it."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self.ledger, self.key = ledger, ids.new_id()
+        self.owner, self.deleted_version = "", 0
+        self.open: dict[str, tuple[list[str], int]] = {}
+        """Scopes and reservation of each open run."""
+        self.totals: dict[str, list[int]] = {}
+
+    def play(self, step: str, owner: str, cost: int) -> None:
+        getattr(self, step)(f"{owner} {self.key}" if owner else "", cost)
+
+    def describe(self, owner: str, _: int) -> None:
+        self.ledger.conversation(self.key).describe(owner=owner)
+        self.owner = owner
+
+    def start(self, owner: str, cost: int) -> None:
+        """Start a run, and give the conversation another owner in the same commit: before it, or after it."""
+
+        def decide(conversation: Any) -> str:
+            if cost % 3 == 1:
+                conversation.describe({"owner": owner})
+            run_id = conversation.start_run(ids.new_id(), RunPlan("chat", "m", cost_reserved=cost), alongside=True)
+            if cost % 3 == 2:
+                conversation.describe({"owner": owner})
+            return str(run_id)
+
+        run_id = self.ledger.journal.commit(self.key, decide, create=True)
+        self.owner = owner if cost % 3 == 1 else self.owner
+        generation = f"@{self.deleted_version}" if self.deleted_version else ""
+        scopes = [f"conversation{generation}:{self.key}", *([today(self.owner)] if self.owner else [])]
+        self.owner = owner if cost % 3 == 2 else self.owner
+        self.open[run_id] = scopes, cost
+        self._add(scopes, 0, cost)
+
+    def close(self, _owner: str, _cost: int) -> None:
+        """Close the oldest run as interrupted: it counts as its whole reservation."""
+        if self.open:
+            run_id = next(iter(self.open))
+            self.ledger.journal.commit(self.key, lambda it: it.close_runs([run_id]))
+            self._settle(run_id)
+
+    def delete(self, _owner: str, _cost: int) -> None:
+        """Delete the conversation with all its open runs, and start another one with its key."""
+        chat = self.ledger.conversation(self.key)
+        chat.append("user", "Hi")
+        self.ledger.journal.commit(self.key, lambda it: it.delete("", interrupting=True))
+        chat.append("user", "Hi again")
+        self.owner, self.deleted_version = "", self.ledger.state(self.key).deleted_version or 0
+        for run_id in [*self.open]:
+            with pytest.raises(RunNotOpen):
+                self.ledger.journal.commit(self.key, partial(Conversation.fail_run, run_id=run_id, failure=LATE))
+            self._settle(run_id)
+
+    def _settle(self, run_id: str) -> None:
+        scopes, cost = self.open.pop(run_id)
+        self._add(scopes, cost, -cost)
+
+    def _add(self, scopes: list[str], spent: int, reserved: int) -> None:
+        for scope in scopes:
+            total = self.totals.setdefault(scope, [0, 0])
+            total[0] += spent
+            total[1] += reserved
+
+
+STEP = st.tuples(
+    st.sampled_from(["describe", "start", "start", "close", "delete"]), st.sampled_from(["", "anna", "ben"]),
+    st.integers(1, 9),
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def one_ledger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ledger]:
+    url = f"sqlite:///{tmp_path_factory.mktemp('budgets') / 'x.db'}"
+    with ledger_of(url, "http://127.0.0.1:1", max_cost_per_conversation=5) as ledger:
+        ledger.conversation("first").append("user", "Hi")
+        yield ledger
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(STEP, max_size=15), st.integers(1, 40))
+def test_after_any_steps_the_sums_and_those_of_a_rebuild_are_what_each_conversation_and_owner_spent(
+    one_ledger: Ledger, steps: list[tuple[str, str, int]], page: int
+) -> None:
+    counted = Counted(one_ledger)
+    for step in steps:
+        counted.play(*step)
+    expected = {scope: tuple(total) for scope, total in counted.totals.items()}
+    assert {scope: used(one_ledger, scope) for scope in expected} == expected
+    budgets = cast("SqlBudgets", one_ledger.journal.budgets)
+    all_of_them = "SELECT scope, spent, reserved FROM budget_totals ORDER BY scope"
+    live = budgets._database.query(all_of_them)
+    with pytest.MonkeyPatch.context() as paged:
+        paged.setattr("threadledger.adapters.sql.budgets.PAGE_POSITIONS", page)
+        budgets.rebuild()
+    assert budgets._database.query(all_of_them) == live
 
 
 def test_a_ledger_without_a_budget_has_no_tables_of_budgets_and_reserves_nothing(

@@ -67,6 +67,32 @@ def test_the_owner_of_a_run_is_that_of_its_conversation_now(ledger: Ledger) -> N
     }
 
 
+def test_a_run_of_a_deleted_conversation_belongs_to_its_last_owner_whoever_has_its_key_now(ledger: Ledger) -> None:
+    chat = ledger.conversation("k")
+    run(ledger, "k", "gpt-5.5", SMALL)
+    chat.describe(owner="ben")
+    chat.describe(owner="anna")
+    assert {row.value: row.runs for row in ledger.summary("owner")} == {"anna": 1}
+    chat.delete()
+    assert {row.value: row.runs for row in ledger.summary("owner")} == {"anna": 1}
+    for _ in range(2):
+        run(ledger, "k", "gpt-5.5", SMALL)
+    assert {row.value: row.runs for row in ledger.summary("owner")} == {"anna": 1, None: 2}
+    chat.delete()
+    chat.describe(owner="ben")
+    for _ in range(3):
+        run(ledger, "k", "gpt-5.5", SMALL)
+    found = {"anna": 1, None: 2, "ben": 3}
+    assert {row.value: row.runs for row in ledger.summary("owner")} == found
+    chat.describe(owner="")
+    assert {row.value: row.runs for row in ledger.summary("owner")} == {"anna": 1, None: 5}
+    chat.describe(owner="ben")
+    ledger.rebuild_views()
+    assert {row.value: row.runs for row in ledger.summary("owner")} == found
+    assert {row.value: row.runs for row in ledger.summary("conversation")} == {"k": 6}
+    assert list(ledger.check()) == []
+
+
 def test_a_run_without_a_known_price_is_counted_as_such(ledger: Ledger) -> None:
     run(ledger, "k", "home-made", SMALL)
     (row,) = ledger.summary("conversation")

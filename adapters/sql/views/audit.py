@@ -27,10 +27,11 @@ from threadledger.domain.failures import (
 from threadledger.domain.ids import from_iso, now, to_iso
 from threadledger.domain.journal import Row, UnansweredRun, refuse_changed
 
-from . import figures, ratings
+from . import figures, owners, ratings
 from .catching_up import View
 from .run_pages import IN_ORDER, Place, newest_of
 from .runs import (
+    ASIDE,
     COLUMNS,
     INDEXES,
     TABLE,
@@ -82,6 +83,7 @@ class RunChanges:
     places: Sequence[tuple[str, str]]
     """Group and conversation of each failure in the rows, before and after the events."""
     ratings: Sequence[tuple[Any, ...]] = ()
+    owners: Sequence[tuple[Any, ...]] = ()
 
 
 class AuditView(View[KnownRuns, RunChanges]):
@@ -89,8 +91,8 @@ class AuditView(View[KnownRuns, RunChanges]):
 
     name = "audit"
     # Two digits each: the version of the tables, of the diagnosis table, and of the normalization rule.
-    version = 10_000 * 8 + 100 * DIAGNOSIS_VERSION + RULE_VERSION
-    topics = (*RUN_TOPICS, "MessageRated")
+    version = 10_000 * 9 + 100 * DIAGNOSIS_VERSION + RULE_VERSION
+    topics = (*RUN_TOPICS, "MessageRated", "ConversationDescribed", "ConversationDeleted")
 
     def __init__(self) -> None:
         self._causes: Causes = {}
@@ -105,7 +107,7 @@ class AuditView(View[KnownRuns, RunChanges]):
             "then_started": "" if is_sqlite else ", started"
         }  # the number of a row is in every index of SQLite
         differing |= {"plain": "" if is_sqlite else ' COLLATE "C"', "position": "INTEGER" if is_sqlite else "BIGINT"}
-        for statement in (TABLE, *INDEXES, *figures.TABLES, ratings.TABLE):
+        for statement in (TABLE, *INDEXES, *figures.TABLES, ratings.TABLE, owners.TABLE):
             transaction.execute(statement.format(begin=begin, runs=f"{begin}runs", **differing))
 
     def load(self, transaction: ViewTransaction, generation: int, taken: Sequence[TakenRun]) -> KnownRuns:
@@ -127,13 +129,15 @@ class AuditView(View[KnownRuns, RunChanges]):
         places = _places(folded)
         if len(self._causes) > CAUSES_MAX:
             self._causes.clear()
-        rated = [each for each in taken if each[3].__class__ is RatedFacts]
-        runs = [each for each in taken if each[3].__class__ is not RatedFacts] if rated else taken
+        aside = [each for each in taken if each[3].__class__ in ASIDE]
+        runs = [each for each in taken if each[3].__class__ not in ASIDE] if aside else taken
         folded.take(runs, groups, self._causes)
         places |= _places(folded)
         known.counters.add(folded.exchanges.values())
         new, old = folded.rows(taken[0][0] if taken else 0)
-        return RunChanges(new, old, groups, known.counters, sorted(places), ratings.newest(rated))
+        rated = [each for each in aside if each[3].__class__ is RatedFacts]
+        given = owners.given(each for each in aside if each[3].__class__ is not RatedFacts)
+        return RunChanges(new, old, groups, known.counters, sorted(places), ratings.newest(rated), given)
 
     def apply(self, transaction: ViewTransaction, generation: int, changes: RunChanges) -> None:
         begin, counters = self.prefix(generation), changes.counters
@@ -145,6 +149,7 @@ class AuditView(View[KnownRuns, RunChanges]):
         counters.add_places(figures.last_failures(transaction, begin, changes.places))
         counters.write(transaction, begin)
         transaction.put(f"{begin}ratings", ratings.KEY, ratings.COLUMNS, changes.ratings)
+        transaction.insert(f"{begin}owners", owners.COLUMNS, changes.owners)
 
     def failures(
         self, transaction: ViewTransaction, generation: int, wanted: FailureFilter, limit: int | None
@@ -252,6 +257,7 @@ class AuditView(View[KnownRuns, RunChanges]):
         self.groups(transaction, generation, None, now())
         self.summary(transaction, generation, "cause", None, None)
         self.summary(transaction, generation, "model", None, None)
+        owners.Owners(transaction, self.prefix(generation))
 
     def _pages(
         self,

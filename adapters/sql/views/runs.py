@@ -184,8 +184,21 @@ class RatedFacts(msgspec.Struct):
     actor: Any = None
 
 
+class OwnedFacts(msgspec.Struct):
+    """Hold the field of `ConversationDescribed` that a row of owners needs."""
+
+    owner: Any = None
+
+
+class DeletedFacts(msgspec.Struct):
+    """Represent `ConversationDeleted`, of which a row of owners needs only the place."""
+
+
 TakenRun = tuple[int, str, str, Any]
 """Event of a run: position, stream, time (ISO 8601), and one of the classes above, or `RunFailed`."""
+
+ASIDE: frozenset[type[Any]] = frozenset({RatedFacts, OwnedFacts, DeletedFacts})
+"""Classes of events that belong to no run."""
 
 _KINDS: dict[str, type[msgspec.Struct]] = {
     "RunStarted": StartedFacts,
@@ -193,6 +206,8 @@ _KINDS: dict[str, type[msgspec.Struct]] = {
     "FallbackUsed": FallbackFacts,
     "ExchangeAbandoned": AbandonedFacts,
     "MessageRated": RatedFacts,
+    "ConversationDescribed": OwnedFacts,
+    "ConversationDeleted": DeletedFacts,
 }
 _DECODERS = {
     topic: (msgspec.json.Decoder(kind).decode, kind, events.EVENTS[topic].SCHEMA) for topic, kind in _KINDS.items()
@@ -230,6 +245,8 @@ def taken_run(row: Row) -> TakenRun | None:
         is_usable = _is_id(fact.run_id) and _is_id(fact.exchange_id)
     elif kind is RatedFacts:
         is_usable = fact.message_id.__class__ is str and is_rating(fact.message_version, fact.score)
+    elif kind in ASIDE:  # whatever owner it gives
+        is_usable = True
     else:
         is_usable = _is_id(
             fact.exchange_id if kind is AbandonedFacts else fact.failed_run_id if kind is FallbackFacts else fact.run_id
@@ -394,7 +411,7 @@ def touched(taken: Iterable[TakenRun]) -> tuple[set[str], set[str]]:
             exchange_ids.add(fact.exchange_id)
         elif kind is FallbackFacts:
             run_ids.add(fact.failed_run_id)
-        elif kind is not RatedFacts:
+        elif kind not in ASIDE:
             run_ids.add(fact.run_id)
     return exchange_ids, run_ids - begun
 

@@ -14,6 +14,7 @@ from threadledger.domain.ids import from_iso, to_iso
 from threadledger.domain.journal.budgets import Price
 
 from .figures import RunTally, summary_row
+from .owners import Owners
 from .runs import RunRow, storable
 from .transaction import ViewTransaction
 
@@ -26,7 +27,7 @@ PROBE_TOKENS = 1_000
 DAY_CHARS = 10
 
 _COLUMNS = (
-    "conversation, started_at, exchange_id, backend, model, failed, next, answered_by, seconds, input_tokens, "
+    "started, conversation, started_at, exchange_id, backend, model, failed, next, answered_by, seconds, input_tokens, "
     "output_tokens, cached_tokens"
 )
 
@@ -44,7 +45,6 @@ class _Spender:
 def spending(
     transaction: ViewTransaction,
     begin: str,
-    states: str,
     by: str,
     since: datetime | None,
     until: datetime | None,
@@ -53,13 +53,11 @@ def spending(
 ) -> list[SummaryRow]:
     """Return a summary of the runs that started in a period, by `owner` or `conversation`, with their costs."""
     costs = Costs(price)
-    owners: dict[str, str] = {}
-    if by == "owner":
-        owners = dict(transaction.rows(f"SELECT stream, owner FROM {states} WHERE owner IS NOT NULL"))
+    owners = Owners(transaction, begin) if by == "owner" else None
     spenders: defaultdict[str | None, _Spender] = defaultdict(_Spender)
     for row in _runs(transaction, begin, since, until, storable(actor)):
         run = _run_of(*row)
-        value = owners.get(run.conversation) if by == "owner" else key_of(run.conversation)
+        value = owners.of(run) if owners is not None else key_of(run.conversation)
         spender = spenders[value]
         spender.tally.add(run)
         spender.cached += run.cached_tokens
@@ -128,11 +126,11 @@ def _runs(
 
 
 def _run_of(
-    conversation: str, started_at: str, exchange_id: str, backend: Any, model: Any, failed: Any, then: str,
+    started: int, conversation: str, started_at: str, exchange_id: str, backend: Any, model: Any, failed: Any, then: str,
     answered_by: Any, seconds: Any, input_tokens: int, output_tokens: int, cached_tokens: int,
 ) -> RunRow:  # fmt: skip
     return RunRow(
-        started=0, id_reversed="", exchange_id=exchange_id, conversation=conversation, started_at=started_at,
+        started=started, id_reversed="", exchange_id=exchange_id, conversation=conversation, started_at=started_at,
         backend=backend, model=model, profile=None, actor=None, rerun_of=None, shadow=0, failed=failed, next=then,
         answered_by=answered_by, seconds=seconds, input_tokens=input_tokens, output_tokens=output_tokens,
         cached_tokens=cached_tokens,

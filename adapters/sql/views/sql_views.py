@@ -144,11 +144,12 @@ class SqlViews:
         if by in SPENDERS:
             from .spending import spending
 
-            def spent(transaction: ViewTransaction, runs: int, states: int) -> list[SummaryRow]:
-                begin, owners = self._audit.prefix(runs), self._conversations.table(states)
-                return spending(transaction, begin, owners, by, since, until, actor, price)
-
-            return self._read(spent, self._audit, self._conversations)
+            return self._read(
+                lambda transaction, runs: spending(
+                    transaction, self._audit.prefix(runs), by, since, until, actor, price
+                ),
+                self._audit,
+            )
         return self._read(
             lambda transaction, runs: self._audit.summary(transaction, runs, by, since, until, actor), self._audit
         )
