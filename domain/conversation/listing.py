@@ -150,7 +150,8 @@ class SearchHit:
     matches: tuple[tuple[int, int], ...] = ()
     """Places of the matching words in the snippet: the first character, and the one after the last."""
     in_memory: bool = True
-    """Whether the message is in memory: it is on the selected branch, and was not retracted, cleared or replaced."""
+    """Whether a model is shown it: it is on the selected branch, no summary stands for it, and it was not retracted, cleared
+    or replaced."""
     selected: bool = True
     """Whether the message is on the selected branch."""
 
