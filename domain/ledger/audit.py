@@ -415,14 +415,14 @@ class Lags:
 def threads_behind(journal: Journal, services: Services, checked_max: int = LAGGING_CHECKED_MAX) -> Lags:
     """Return the threads that lag behind, of the most recently changed conversations.
 
-    A conversation with an open run is omitted: its thread is updated when the run ends.
+    A conversation with an open run, or in which a tool call waits for a decision, is omitted: its thread is updated later.
     """
     states = journal.views.conversations(checked_max, None)
     noted = {(each.stream, each.mirror): each for each in journal.upkeep.noted_threads(_streams(states))}
     lagging = [each for state in states for each in _lagging(journal, services, state, noted)]
     seen = {(each.key, each.mirror) for each in lagging} | {(key_of(stream), mirror) for stream, mirror in noted}
     unsettled = journal.upkeep.unsettled_threads(checked_max)
-    linked = {state.key: state.links for state in _existing(journal, unsettled)}
+    linked = {state.key: state.links for state in _existing(journal, unsettled) if not state.pending}
     elsewhere = [each for each in unsettled if each.mirror in linked.get(key_of(each.stream), ())]
     lagging += [
         LaggingThread(key_of(each.stream), each.mirror, "unsettled")
@@ -446,7 +446,7 @@ def _existing(journal: Journal, noted: Sequence[NotedThread]) -> Iterator[Conver
 def _lagging(
     journal: Journal, services: Services, state: ConversationState, noted: dict[tuple[str, str], NotedThread]
 ) -> Iterator[LaggingThread]:
-    if state.messages == 0 or state.open_runs:
+    if state.messages == 0 or state.open_runs or state.pending:
         return
     wanted = {services.mirrored_to} if services.mirrored_to in services.mirrors else set()
     for mirror in sorted(wanted | (state.links.keys() & services.mirrors.keys())):

@@ -29,16 +29,15 @@ from ..journal.outcomes import note_outcome
 from ..threads import (
     Delivered,
     Doubt,
-    Rendering,
     ThreadItem,
     ThreadMirror,
     ThreadOutbox,
     ThreadState,
+    ThreadView,
     Verifier,
     bring_up,
     compare,
     digest,
-    read_thread,
     retried,
 )
 from .jobs import Jobs, JobState
@@ -85,7 +84,7 @@ class _RebuildLook:
     """Hold the data that the rebuild of one conversation needs."""
 
     item: RebuildItem
-    rendering: Rendering
+    view: ThreadView
     link: ThreadLink | None = None
     unfinished: str | None = None
     """Thread that an earlier attempt at the same memory had started to write."""
@@ -161,7 +160,7 @@ class Rebuilder:
     def _look(self, planned: RebuildItem, at: int | datetime | None) -> _RebuildLook:
         key, to = planned.key, planned.backend
         if at is None and has_changed(self._journal, key, planned.version):
-            return _RebuildLook(replace(planned, state="skipped", reason=CHANGED, kind="changed"), Rendering(()))
+            return _RebuildLook(replace(planned, state="skipped", reason=CHANGED, kind="changed"), ThreadView())
         look = self._rendered(key, to, at)
         unfinished = self._outbox.unfinished(key, to, look.item.digest) if self._outbox is not None else None
         since = self._journal.history(key, after=planned.version) if look.item.version > planned.version else ()
@@ -173,22 +172,22 @@ class Rebuilder:
 
     def _rendered(self, key: str, to: str, at: int | datetime | None) -> _RebuildLook:
         link = self._journal.require(key).state.links.get(to)
-        rendering, version = self._verifier.render(key, to, at)
-        count = len(rendering.items)
+        view = self._verifier.render(key, to, at)
+        count = len(view.items)
         item = RebuildItem(
             key,
             to,
-            version=version,
+            version=view.memory_version,
             old_thread_id=link.thread_id if link else None,
             messages=count,
-            losses=rendering.losses,
-            digest=digest(rendering.items),
+            losses=view.losses,
+            digest=digest(view.items),
             state="planned" if count else "skipped",
             reason="" if count else "nothing to write",
             kind="" if count else "empty",
             requests=_requests(self._verifier.reach(to), count, linked=link is not None and not link.lost),
         )
-        return _RebuildLook(item, rendering, link)
+        return _RebuildLook(item, view, link)
 
     def _rebuild(self, look: _RebuildLook, at: int | datetime | None, fresh: bool) -> Effects[RebuildItem]:
         item = look.item
@@ -206,18 +205,18 @@ class Rebuilder:
         written = replace(item, thread_id=thread_id, sent=delivered.sent, verified=digest(thread) == item.digest)
         if not written.verified:
             yield from work(partial(self._note_unfinished, item, None))
-            found_there = compare(look.rendering.items, thread)
+            found_there = compare(look.view.items, thread)
             differs = f"{found_there.missing} missing, {found_there.extra} extra, {found_there.different} different"
             return replace(written, state="failed", reason=f"read back: {differs}; not linked")
         try:
-            yield from work(partial(self._record, written, mirror, look.link, delivered.doubts))
+            yield from work(partial(self._record, written, mirror, look, delivered.doubts))
         except ConversationChanged as error:
             return replace(written, state="skipped", verified=False, reason=str(error))
         return replace(written, state="done")
 
     def _written(self, look: _RebuildLook, mirror: ThreadMirror) -> Effects[tuple[str, Delivered]]:
         """Create the thread and write every item, or resume a partly written one."""
-        items = look.rendering.items
+        items = look.view.items
         if look.unfinished is not None:
             try:
                 return look.unfinished, (yield from bring_up(mirror, look.unfinished, items, unclean=True))
@@ -237,13 +236,13 @@ class Rebuilder:
         self, mirror: ThreadMirror, thread_id: str, look: _RebuildLook, delivered: Delivered
     ) -> Effects[tuple[Sequence[ThreadItem], Delivered]]:
         """Return all entries of the thread, after deleting late copies of our messages."""
-        sent, items = delivered.sent, look.rendering.items
-        thread = yield from retried(lambda: read_thread(mirror, thread_id, items))
+        sent, view = delivered.sent, look.view
+        thread = yield from retried(lambda: view.read(mirror, thread_id))
         for _ in range(READ_BACK_ATTEMPTS_MAX - 1):
             if not delivered.doubts or digest(thread) == look.item.digest:
                 break
-            delivered = yield from bring_up(mirror, thread_id, items, doubts=delivered.doubts)
-            thread = yield from retried(lambda: read_thread(mirror, thread_id, items))
+            delivered = yield from bring_up(mirror, thread_id, view.items, doubts=delivered.doubts)
+            thread = yield from retried(lambda: view.read(mirror, thread_id))
         return thread, replace(delivered, sent=sent)
 
     def _is_sound(self, look: _RebuildLook, mirror: ThreadMirror) -> Effects[bool]:
@@ -251,10 +250,10 @@ class Rebuilder:
         if link is None or link.lost or link.endpoint != mirror.endpoint:
             return False
         key, thread_id = look.item.key, link.thread_id
-        native, version = yield from work(partial(self._verifier.render, key, look.item.backend, None, thread_id))
+        native = yield from work(partial(self._verifier.render, key, look.item.backend, None, thread_id))
         try:
-            thread = yield from retried(lambda: read_thread(mirror, thread_id, native.items))
-            found = compare(native.items, thread).state
+            thread = yield from retried(lambda: native.read(mirror, thread_id))
+            found, version = compare(native.held_by(thread), thread).state, native.memory_version
             yield from work(lambda: note_outcome(self._journal, key, mirror.name, link, found.value, version))
             return found is ThreadState.SAME
         except ProviderRefused as refused:
@@ -266,9 +265,7 @@ class Rebuilder:
         if self._outbox is not None:
             self._outbox.note_unfinished(item.key, item.backend, thread_id, item.digest)
 
-    def _record(
-        self, item: RebuildItem, mirror: ThreadMirror, link: ThreadLink | None, doubts: Sequence[Doubt]
-    ) -> None:
+    def _record(self, item: RebuildItem, mirror: ThreadMirror, look: _RebuildLook, doubts: Sequence[Doubt]) -> None:
         """Link the new thread. If another process has linked a different thread in the meantime, that one is kept.
 
         Raises:
@@ -284,6 +281,8 @@ class Rebuilder:
             "losses": dict(item.losses),
         }
 
+        link = look.link
+
         def decide(conversation: Conversation) -> None:
             now_linked = conversation.state.links.get(item.backend)
             if (now_linked and now_linked.thread_id) != (link and link.thread_id):
@@ -292,7 +291,7 @@ class Rebuilder:
 
         noted = None
         if self._outbox is not None and item.thread_id is not None:
-            noted = self._outbox.written(item.key, item.backend, item.thread_id, item.version, doubts)
+            noted = self._outbox.written(item.key, item.backend, item.thread_id, look.view, doubts)
         self._journal.commit(item.key, decide, also=noted)
         new = ThreadLink(thread_id=item.thread_id or "", endpoint=mirror.endpoint)
         note_outcome(self._journal, item.key, item.backend, new, ThreadState.SAME.value, item.version)

@@ -299,13 +299,15 @@ class Reconciler:
         """
         state = self._journal.require(key).state
         _refuse_while_running(state)
-        journal = self._verifier.render(key, to, None, thread_id)[0].items
+        view = self._verifier.render(key, to, None, thread_id)
+        journal = view.held_by(thread)
         drift = drift_of(journal, thread)
         if drift.strangers:
             history = self._journal.history(key)
             ours, lost, memory = ours_of(history, state.links[to].version, adopted_from(to, str(thread_id)))
             withdrawn = self._verifier.reach(to).render(replace(memory, messages=tuple(lost)), thread_id)
-            drift = drift_of(journal, thread, replace(ours, withdrawn=withdrawn.items))
+            waiting = ours.waiting | {item.call_id for item in view.waiting if item.call_id}
+            drift = drift_of(journal, thread, replace(ours, withdrawn=withdrawn.items, waiting=waiting))
         self._journal.wait_until_durable()
         return _ReconcileLook(journal, thread, drift, state.version)
 
@@ -403,7 +405,7 @@ def _refuse_while_running(state: ConversationState) -> None:
     for run_id, run in state.open_runs.items():
         raise ConversationBusy(f"run {run_id} on {run.backend} is open: try again when it has ended")
     for exchange_id, exchange in state.open_exchanges.items():
-        if exchange.is_active(now()):
+        if exchange.undecided is None and exchange.is_active(now()):
             raise ConversationBusy(f"exchange {exchange_id} is being answered: try again when it has ended")
 
 

@@ -6,13 +6,14 @@ from ..faces import lazy_face
 
 if TYPE_CHECKING:
     from .claims import PreparedThread
-    from .delivery import LEFT_IN_THREAD, Delivered, bring_up, is_uncertain, read_thread, retried
+    from .delivery import LEFT_IN_THREAD, Delivered, bring_up, is_uncertain, retried
     from .doubts import Doubt
     from .drift import ADOPTED, Drift, adoptable, drift_of, ours_of
     from .mirror import MirrorHead, MirrorHeads, ThreadCreation, ThreadMirror
     from .outbox import REFUSED, ThreadOutbox
     from .thread import Comparison, Difference, Rendering, ThreadItem, ThreadState, compare, differences, digest
     from .verification import SideBySide, Verification, Verifier
+    from .view import ThreadView
 
 __all__ = [
     "ADOPTED",
@@ -33,6 +34,7 @@ __all__ = [
     "ThreadMirror",
     "ThreadOutbox",
     "ThreadState",
+    "ThreadView",
     "Verification",
     "Verifier",
     "adoptable",
@@ -43,7 +45,6 @@ __all__ = [
     "drift_of",
     "is_uncertain",
     "ours_of",
-    "read_thread",
     "retried",
 ]
 
@@ -52,12 +53,13 @@ if not TYPE_CHECKING:
         __name__,
         {
             "claims": "PreparedThread",
-            "delivery": "LEFT_IN_THREAD Delivered bring_up is_uncertain read_thread retried",
+            "delivery": "LEFT_IN_THREAD Delivered bring_up is_uncertain retried",
             "drift": "ADOPTED Drift adoptable drift_of ours_of",
             "doubts": "Doubt",
             "mirror": "MirrorHead MirrorHeads ThreadCreation ThreadMirror",
             "outbox": "REFUSED ThreadOutbox",
             "thread": "Comparison Difference Rendering ThreadItem ThreadState compare differences digest",
             "verification": "SideBySide Verification Verifier",
+            "view": "ThreadView",
         },
     )

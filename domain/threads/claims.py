@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .linked_thread import LinkedThread
     from .mirror import MirrorHeads
     from .outbox import DecideRepair
+    from .view import ThreadView
 
 CLAIM_ATTEMPTS_MAX = 25
 CLAIM_WAIT_SECONDS = 0.2
@@ -180,8 +181,7 @@ class ThreadClaim:
         if left is None or not ended or ended[-1].completed:
             return head
         asked = {each.version for each in journal.memory(key).messages if each.exchange_id == left.exchange_id}
-        items, _ = thread.items()
-        doubt = Doubt.of([item for item in items if item.version in asked], to_iso(now()), asked=True)
+        doubt = Doubt.of([item for item in thread.items().items if item.version in asked], to_iso(now()), asked=True)
         doubt = replace(doubt, exchange_id=left.exchange_id, run_id=ended[-1].run_id)
         return replace(head, settled=False, doubts=(*head.doubts, doubt))
 
@@ -192,13 +192,13 @@ def complete(
     """Return the thread once it is complete, or with the missing items for the backend to send."""
     thread = claim.thread
     if not takes_unsent and not any(doubt.asked for doubt in head.doubts):
-        doubts, version = yield from send_missing(claim, head)
-        return replace(prepared, thread_version=version, doubts=doubts)
+        sent = yield from send_missing(claim, head)
+        return replace(prepared, thread_version=sent.version, doubts=sent.doubts)
     if head.settled and not head.doubts:
-        unsent, version = yield from work(partial(thread.newer_items, head))
-        return replace(prepared, thread_version=version, unsent=unsent)
+        newer = yield from work(partial(thread.newer_items, head))
+        return replace(prepared, thread_version=newer.version, unsent=newer.items)
     read = yield from thread.read_back(head, claim.note, prepared.exchange_id)
-    prepared = replace(prepared, thread_version=read.version, doubts=read.doubts, found=read.found)
+    prepared = replace(prepared, thread_version=read.view.version, doubts=read.doubts, found=read.found)
     if read.found:
         return replace(prepared, thread_version=(yield from work(partial(thread.version_with_found, read))))
     if takes_unsent:
@@ -207,17 +207,17 @@ def complete(
     delivered = yield from bring_up(
         thread.mirror, thread.thread_id, read.journal, read.thread, read.doubts, note=claim.note
     )
-    yield from work(partial(thread.record_deleted, read.version, delivered.deleted))
+    yield from work(partial(thread.record_deleted, read.view.version, delivered.deleted))
     return replace(prepared, doubts=delivered.doubts)
 
 
-def send_missing(claim: ThreadClaim, head: MirrorHead) -> Effects[tuple[Sequence[Doubt], int]]:
-    """Send missing items; return the unconfirmed writes, and the journal version that the thread contains."""
+def send_missing(claim: ThreadClaim, head: MirrorHead) -> Effects[MirrorHead]:
+    """Send missing items, and return the thread's new head."""
     thread = claim.thread
     if head.settled and not head.doubts:
-        items, version = yield from work(partial(thread.newer_items, head))
-        if (yield from _send(claim, items)):
-            return (), version
+        newer = yield from work(partial(thread.newer_items, head))
+        if (yield from _send(claim, newer.items)):
+            return replace(head, version=newer.version, settled=newer.is_exact(), left_by=None)
         head = replace(head, settled=False, doubts=tuple(claim.doubts))
     read = yield from thread.read_back(head, claim.note)
     delivered = yield from bring_up(
@@ -230,9 +230,14 @@ def send_missing(claim: ThreadClaim, head: MirrorHead) -> Effects[tuple[Sequence
         attempts_max=CATCH_UP_ATTEMPTS_MAX,
         note=claim.note,
     )
-    yield from work(partial(thread.record_deleted, read.version, delivered.deleted))
+    yield from work(partial(thread.record_deleted, read.view.version, delivered.deleted))
     yield from work(partial(thread.note_compared, read, delivered))
-    return delivered.doubts, read.version
+    return _written(thread, read.view, read.thread, delivered.doubts)
+
+
+def _written(thread: LinkedThread, view: ThreadView, held: Sequence[ThreadItem], doubts: Sequence[Doubt]) -> MirrorHead:
+    """Return the head of a thread with these entries, after the missing items were sent."""
+    return MirrorHead(thread.thread_id, view.version, settled=view.is_exact(held), doubts=recent_doubts(doubts))
 
 
 def _send(claim: ThreadClaim, items: Sequence[ThreadItem]) -> Effects[bool]:
@@ -260,16 +265,19 @@ def _send(claim: ThreadClaim, items: Sequence[ThreadItem]) -> Effects[bool]:
     return True
 
 
-def reconcile(claim: ThreadClaim, head: MirrorHead, decide: DecideRepair) -> Effects[tuple[Delivered, int | None]]:
-    """Return the delivery and the thread's journal version, which is None if the callback stops the delivery."""
+def reconcile(
+    claim: ThreadClaim, head: MirrorHead, decide: DecideRepair
+) -> Effects[tuple[Delivered, MirrorHead | None]]:
+    """Return the delivery and the thread's new head, which is None if the callback stops the delivery."""
     thread = claim.thread
     read = yield from thread.read_back(head, claim.note, quiet=True)
     if not (yield from decide(read.thread)):
         return Delivered(0, tuple(read.deleted), tuple(read.doubts)), None
-    items, version = yield from work(thread.items)
+    view = yield from work(thread.items)
     unclean = head.left_by is not None
     delivered = yield from bring_up(
-        thread.mirror, thread.thread_id, items, read.thread, read.doubts, unclean=unclean, note=claim.note
+        thread.mirror, thread.thread_id, view.items, read.thread, read.doubts, unclean=unclean, note=claim.note
     )
-    yield from work(partial(thread.record_deleted, version, delivered.deleted))
-    return replace(delivered, deleted=(*read.deleted, *delivered.deleted)), version
+    yield from work(partial(thread.record_deleted, view.version, delivered.deleted))
+    written = _written(thread, view, read.thread, delivered.doubts)
+    return replace(delivered, deleted=(*read.deleted, *delivered.deleted)), written

@@ -35,7 +35,7 @@ class Ours:
     results: frozenset[str] = frozenset()
     """Ids of the tool calls whose results were journaled, too."""
     waiting: frozenset[str] = frozenset()
-    """Ids of tool calls at the end of memory that wait for their results: threads do not show them yet."""
+    """Ids of tool calls that wait for their results, so that they are not sent yet."""
     withdrawn: Sequence[ThreadItem] = ()
     """Items that left memory since the thread was linked."""
 

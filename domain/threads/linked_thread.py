@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -13,10 +13,11 @@ from ..conversation import ThreadLink
 from ..conversation.messages import Role
 from ..effects import Effects, work
 from ..memory import Memory, ending_with_question, fold_memory
-from .delivery import lacking, read_thread, taken_out
+from .delivery import lacking, taken_out
 from .doubts import Doubt
 from .late_copies import open_doubts, surplus
 from .thread import ThreadItem, ThreadState, compare, digest
+from .view import ThreadView, may_get_results, view_of
 
 if TYPE_CHECKING:
     from ..journal import Journal
@@ -32,8 +33,8 @@ class ReadBack:
 
     journal: Sequence[ThreadItem]
     thread: Sequence[ThreadItem]
-    version: int
-    """Version of the journal that was rendered."""
+    view: ThreadView
+    """What the thread should hold of the journal."""
     doubts: Sequence[Doubt]
     found: Sequence[ThreadItem] = ()
     """Output that an earlier run of the same exchange left in the thread."""
@@ -54,26 +55,28 @@ class LinkedThread:
     """The exchange of a run that answers in the thread, and the version of its question: later messages of others are
     sent after the answer. 0 if no run answers."""
 
-    def items(self) -> tuple[Sequence[ThreadItem], int]:
-        """Return all items that the thread should contain, and their journal version."""
-        memory = self._until_question(self.journal.memory(self.key)).settled()
+    def items(self) -> ThreadView:
+        """Return all that the thread should contain."""
+        memory = self.journal.memory(self.key)
         self.journal.wait_until_durable()
-        return self.mirror.render(memory, self.thread_id).items, _version_of(memory)
+        return self._view(memory)
 
-    def newer_items(self, head: MirrorHead) -> tuple[Sequence[ThreadItem], int]:
-        """Return the items journaled since the thread's version, and the thread's version once they are sent."""
+    def newer_items(self, head: MirrorHead) -> ThreadView:
+        """Return what was journaled since the thread's version, with the thread's version once it is sent."""
         newer = fold_memory(self.journal.history(self.key, after=head.version))
         if any(each.message.role is Role.TOOL or each.message.calls() for each in newer.messages):
             newer = self.journal.memory(self.key)  # a tool call and its result must be rendered together
-        newer = self._until_question(newer).settled()
         self.journal.wait_until_durable()
-        rendered = self.mirror.render(newer, self.thread_id).items
-        return [item for item in rendered if item.version > head.version], max(_version_of(newer), head.version)
+        view = self._view(newer)
+        items = [item for item in view.items if item.version > head.version]
+        return replace(view, items=items, version=max(view.version, head.version))
 
-    def _until_question(self, memory: Memory) -> Memory:
-        if not self.asked_at:
-            return memory
-        return ending_with_question(memory, self.asked_at, self.exchange_id)
+    def _view(self, memory: Memory) -> ThreadView:
+        if self.asked_at:
+            memory = ending_with_question(memory, self.asked_at, self.exchange_id)
+        # The exchange of a run is in progress itself: its question must be sent, whatever is before it.
+        waits = may_get_results(self.journal, self.key, memory) if self.exchange_id is None else None
+        return view_of(self.mirror, memory, self.thread_id, waits)
 
     def read_back(
         self, head: MirrorHead, note: Note, exchange_id: str | None = None, quiet: bool = False
@@ -88,8 +91,9 @@ class LinkedThread:
         others = [doubt.run_id for doubt in head.doubts if doubt.run_id and doubt.exchange_id != exchange_id]
         deleted = [*(yield from mirror.sweep(thread_id, ours, completed=False))]
         deleted += yield from mirror.sweep(thread_id, others, completed=True)
-        items, version = yield from work(self.items)
-        thread = yield from read_thread(mirror, thread_id, items)
+        view = yield from work(self.items)
+        items = view.items
+        thread = yield from view.read(mirror, thread_id)
         doubts: Sequence[Doubt] = head.doubts
         late, still_open = yield from work(partial(late_copies, sent_before(items, head), thread, doubts))
         late = late or left_behind(items, thread, [doubt for doubt in doubts if doubt.exchange_id != exchange_id])
@@ -99,14 +103,15 @@ class LinkedThread:
             gone = {item.item_id for item in late}
             deleted += gone
             thread = [item for item in thread if item.item_id not in gone]
-        yield from work(partial(self.record_deleted, version, deleted))
+        yield from work(partial(self.record_deleted, view.version, deleted))
         asked = any(doubt.asked and doubt.exchange_id == exchange_id for doubt in head.doubts)
         found = said_behind(items, thread) if asked else ()
-        foreign = len(thread) - len(found) - len(items) + len(lacking(items, thread))
+        journal = items if found else view.held_by(thread)
+        foreign = len(thread) - len(found) - len(journal) + len(lacking(journal, thread))
         if foreign and not quiet:
             text = "%s thread of %r contains %d entries that are not in the journal: run threadledger replay verify %s"
             logger.warning(text, mirror.name, self.key, foreign, self.key)
-        return ReadBack(items, thread, version, doubts, found, deleted)
+        return ReadBack(journal, thread, view, doubts, found, deleted)
 
     def version_with_found(self, read: ReadBack) -> int:
         """Return the journal version that the thread contains, including the output found there.
@@ -116,7 +121,7 @@ class LinkedThread:
         ids = {item.call_id for item in read.found if item.call_id}
         messages = self.journal.memory(self.key).messages if ids else ()
         called = (each.version for each in messages if ids.intersection(call.id for call in each.message.calls()))
-        return max([read.version, *called])
+        return max([read.view.version, *called])
 
     def record_deleted(self, version: int, deleted: Sequence[str]) -> None:
         """Record which entries were deleted from the thread."""
@@ -140,7 +145,7 @@ class LinkedThread:
             return
         state = ThreadState.SAME if found is ThreadState.BEHIND else found
         link = ThreadLink(thread_id=self.thread_id, endpoint=self.mirror.endpoint)
-        note_outcome(self.journal, self.key, self.mirror.name, link, state.value, read.version)
+        note_outcome(self.journal, self.key, self.mirror.name, link, state.value, read.view.memory_version)
 
 
 def sent_before(journal: Sequence[ThreadItem], head: MirrorHead) -> Sequence[ThreadItem]:
@@ -188,7 +193,3 @@ def said_behind(journal: Sequence[ThreadItem], thread: Sequence[ThreadItem]) -> 
     said = thread[len(journal) :]
     models = all(item.kind == "tool_call" or (item.kind == "message" and item.name == "assistant") for item in said)
     return said if models else ()
-
-
-def _version_of(memory: Memory) -> int:
-    return max((each.version for each in memory.messages), default=0)  # messages are not always in version order

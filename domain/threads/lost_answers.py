@@ -96,7 +96,7 @@ def _journaled(thread: LinkedThread, memory: Memory, read: ReadBack) -> bool:
         tuple(text_message("assistant", text) for text in texts),
         finish_reason=FOUND_IN_THREAD,
         thread_id=thread.thread_id,
-        thread_version=read.version,
+        thread_version=read.view.version,
     )
     place = _place(memory, thread.asked_at, last.exchange_id)
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from .linked_thread import LinkedThread
     from .mirror import MirrorHeads, ThreadCreation, ThreadMirror
     from .thread import ThreadItem
+    from .view import ThreadView
 
 # Code that reads and writes threads is imported on first use: a conversation without threads does not need it.
 
@@ -86,7 +87,8 @@ class ThreadOutbox:
         """
         state = yield from work(lambda: _state(journal, key))
         moment = now()
-        if state.open_runs or any(each.is_active(moment) for each in state.open_exchanges.values()):
+        at_work = (each for each in state.open_exchanges.values() if each.undecided is None and each.is_active(moment))
+        if state.open_runs or any(at_work):
             return  # a run may be writing to the thread; mirroring follows when the exchange ends, or its time is over
         # Left by a process that stopped, maybe with its answer in a thread.
         left = [name for name, each in state.open_exchanges.items() if not each.waits] if state.links else ()
@@ -150,10 +152,10 @@ class ThreadOutbox:
         claim = ThreadClaim(self.heads, thread)
         seen = (yield from work(lambda: journal.require(key))).version
         head = yield from claim.acquire()
-        delivered, version = yield from claim.keep(reconcile(claim, head, decide))
-        done = replace(head, version=version or head.version, settled=version is not None)
-        yield from work(partial(claim.settle, replace(done, doubts=recent_doubts(delivered.doubts))))
-        if done.settled and (yield from work(lambda: journal.require(key))).version != seen:
+        delivered, written = yield from claim.keep(reconcile(claim, head, decide))
+        stopped = replace(head, settled=False, doubts=recent_doubts(delivered.doubts))
+        yield from work(partial(claim.settle, written or stopped))
+        if written is not None and (yield from work(lambda: journal.require(key))).version != seen:
             # other processes left the messages that they journaled meanwhile to this one
             yield from self._send_all(thread)
         return delivered
@@ -172,11 +174,12 @@ class ThreadOutbox:
         """Record that the thread is complete up to a version; see `PreparedThread.settle`."""
         prepared.settle(self.heads, version)
 
-    def written(self, key: str, mirror: str, thread_id: str, version: int, doubts: Sequence[Doubt] = ()) -> Also:
-        """Return what records in a commit that a rewritten thread is complete up to a version, except for these doubts."""
+    def written(self, key: str, mirror: str, thread_id: str, view: ThreadView, doubts: Sequence[Doubt] = ()) -> Also:
+        """Return what records in a commit that a rewritten thread holds a view, except for these doubts."""
         from .mirror import MirrorHead
 
-        head = MirrorHead(thread_id, version, settled=True, doubts=tuple(doubts))
+        version = view.memory_version if view.held_back is None else view.version
+        head = MirrorHead(thread_id, version, settled=view.is_exact(), doubts=tuple(doubts))
         return self.heads.written(stream_of(key), mirror, head)
 
     def create(self, key: str, mirror: ThreadMirror) -> Effects[ThreadCreation]:
@@ -291,7 +294,6 @@ class ThreadOutbox:
         journal again after releasing the thread.
         """
         from .claims import ThreadClaim, send_missing
-        from .doubts import recent_doubts
 
         while True:
             claim = ThreadClaim(self.heads, thread)
@@ -299,9 +301,8 @@ class ThreadOutbox:
             head = yield from work(claim.take)
             if head is None:
                 return
-            doubts, version = yield from claim.keep(send_missing(claim, head))
-            done = replace(head, version=version, settled=True, doubts=recent_doubts(doubts), left_by=None)
-            yield from work(partial(claim.settle, done))
+            written = yield from claim.keep(send_missing(claim, head))
+            yield from work(partial(claim.settle, written))
             if (yield from work(lambda: thread.journal.require(thread.key))).version == seen:
                 return
 

@@ -13,9 +13,9 @@ from ..errors import InvalidInput, ProviderRefused
 from ..failures import Cause, diagnose
 from ..journal import Journal
 from ..journal.outcomes import note_outcome
-from .delivery import read_thread
 from .mirror import ThreadMirror
-from .thread import Comparison, Difference, Rendering, ThreadItem, ThreadState, compare, differences
+from .thread import Comparison, Difference, ThreadItem, ThreadState, compare, differences
+from .view import ThreadView, may_get_results, view_of
 
 
 @dataclass(frozen=True)
@@ -69,19 +69,19 @@ class Verifier:
     def reading(self, key: str, to: str) -> Effects[SideBySide]:
         """Read one thread back together with the journal; raises the errors of `verifying`."""
         link = (yield from work(lambda: self._journal.require(key))).state.links.get(to)
-        rendering, version = yield from work(lambda: self.render(key, to, None, link.thread_id if link else None))
-        items, journal = rendering.items, len(rendering.items)
+        view = yield from work(lambda: self.render(key, to, None, link.thread_id if link else None))
         if link is None:
+            journal = len(view.items)
             none = Comparison(ThreadState.UNLINKED, journal, missing=journal)
-            return SideBySide(Verification(key, to, None, none), items)
-        read = yield from self._read(key, to, link, items)
+            return SideBySide(Verification(key, to, None, none), view.items)
+        read = yield from self._read(key, to, link, view)
         state = read.verification.found.state
-        yield from work(lambda: note_outcome(self._journal, key, to, link, state.value, version))
+        yield from work(lambda: note_outcome(self._journal, key, to, link, state.value, view.memory_version))
         return read
 
-    def _read(self, key: str, to: str, link: ThreadLink, items: Sequence[ThreadItem]) -> Effects[SideBySide]:
+    def _read(self, key: str, to: str, link: ThreadLink, view: ThreadView) -> Effects[SideBySide]:
         """Read a linked thread back and compare it with the items that it should hold."""
-        journal = len(items)
+        items, journal = view.items, len(view.items)
         thread_id = link.thread_id
         gone = Verification(key, to, thread_id, Comparison(ThreadState.GONE, journal, missing=journal), link.lost or "")
         if link.lost:
@@ -92,7 +92,8 @@ class Verifier:
             reason = f"the thread belongs to {link.endpoint}, but the settings name {mirror.endpoint}"
             return SideBySide(Verification(key, to, thread_id, elsewhere, reason), items)
         try:
-            thread = yield from read_thread(mirror, thread_id, items)
+            thread = yield from view.read(mirror, thread_id)
+            items = view.held_by(thread)
             return SideBySide(Verification(key, to, thread_id, compare(items, thread)), items, thread)
         except ProviderRefused as refused:
             cause = diagnose(refused.failure)
@@ -112,14 +113,12 @@ class Verifier:
             raise InvalidInput(f"no threads of kind {to!r} can be reached; available kinds: {known}")
         return mirror
 
-    def render(
-        self, key: str, to: str, at: int | datetime | None, thread_id: str | None = None
-    ) -> tuple[Rendering, int]:
-        """Return the items of a memory that a thread of a kind can represent, and the version of that memory.
+    def render(self, key: str, to: str, at: int | datetime | None, thread_id: str | None = None) -> ThreadView:
+        """Return what a thread of a kind should hold of a memory.
 
         Raises:
             InvalidInput: no threads of this kind can be reached.
         """
         mirror = self.reach(to)
         memory = self._journal.memory(key, at)
-        return mirror.render(memory.settled(), thread_id), memory.version
+        return view_of(mirror, memory, thread_id, may_get_results(self._journal, key, memory))

@@ -9,12 +9,48 @@ from hypothesis import strategies as st
 from threadledger.domain.effects import perform
 from threadledger.domain.errors import ProviderRefused
 from threadledger.domain.failures import Failure
-from threadledger.domain.threads import Comparison, Doubt, ThreadItem, ThreadState, bring_up, compare, digest
+from threadledger.domain.threads import (
+    Comparison,
+    Doubt,
+    ThreadItem,
+    ThreadState,
+    ThreadView,
+    bring_up,
+    compare,
+    digest,
+)
 from threadledger.domain.threads.delivery import lacking
 
 
 def items(letters):
     return [ThreadItem("message", "user", letter) for letter in letters]
+
+
+class TestView:
+    """`a` and `b` are to be in the thread, the calls `x` and `y` wait for their results."""
+
+    @pytest.mark.parametrize(
+        ("thread", "held", "exact"),
+        [
+            ("", "ab", True),
+            ("ab", "ab", True),
+            ("abx", "abx", False),
+            ("abxy", "abxy", False),
+            ("abxyz", "abxy", False),
+            ("abz", "ab", True),
+            ("abzx", "ab", False),
+            ("ax", "ab", False),
+        ],
+    )
+    def test_a_thread_may_end_with_the_calls_that_wait(self, thread, held, exact):
+        view = ThreadView(items("ab"), version=3, waiting=items("xy"), held_back=4)
+        assert "".join(each.content for each in view.held_by(items(thread))) == held
+        assert view.is_exact(items(thread)) is exact
+
+    def test_a_thread_is_read_again_if_an_older_message_is_not_sent_yet(self):
+        view = ThreadView(items("ab"), version=5, waiting=items("x"), held_back=4)
+        assert not view.is_exact()
+        assert ThreadView(items("ab"), version=5).is_exact(items("ab"))
 
 
 class TestCompare:
