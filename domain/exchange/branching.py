@@ -17,8 +17,9 @@ from .exchange import Exchange
 from .records import BranchPoint, Mode
 
 if TYPE_CHECKING:
-    from ..conversation import Conversation
+    from ..conversation import Conversation, ExchangeRecord
     from ..effects import Effects
+    from ..journal import Journal
     from ..journal.places import Places
     from .answer import Answer
     from .conversing import Conversing
@@ -121,6 +122,19 @@ def regenerate(
     mode = Mode(branch=branch, idempotency_key=idempotency_key)
     exchange = Exchange(chat.journal, chat.services, chat.key, exchange_id, mode=mode, after=version - 1, stream=stream)
     return (yield from exchange.run())
+
+
+def branch_of(journal: Journal, recorded: ExchangeRecord) -> BranchPoint:
+    """Return where an exchange continues whose runs were aside: behind its question and the results of their tools."""
+    first, last, key = recorded.runs[0], recorded.last() or recorded.runs[-1], recorded.key
+    places, state = journal.places(key), journal.require(key).state
+    exchange = state.open_exchanges.get(first.exchange_id) or state.abandoned.get(first.exchange_id)
+    if exchange is not None:
+        parent = journal.end_of_exchange(key, exchange)
+    else:
+        leaf = last.memory_leaf_version or 0
+        parent = places.at(leaf).message_id, leaf
+    return BranchPoint(parent, places.end(first.version - 1)[1], last.question_answered)
 
 
 def places_of(chat: Conversing) -> Places:

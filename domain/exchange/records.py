@@ -85,16 +85,9 @@ class Mode:
         last = recorded.last()
         if last is None or last.memory_leaf_version is None:
             return self
-        key, places = recorded.key, journal.places(recorded.key)
-        state = journal.require(key).state
-        exchange = state.open_exchanges.get(last.exchange_id) or state.abandoned.get(last.exchange_id)
-        if exchange is None:
-            leaf = last.memory_leaf_version
-            parent = places.at(leaf).message_id, leaf
-        else:
-            parent = journal.end_of_exchange(key, exchange)
-        end = places.end(recorded.runs[0].version - 1)[1]
-        return replace(self, branch=BranchPoint(parent, end, last.question_answered))
+        from .branching import branch_of
+
+        return replace(self, branch=branch_of(journal, recorded))
 
 
 NEW_QUESTION = Mode()
