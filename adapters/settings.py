@@ -152,7 +152,7 @@ def _amount(maximum: float, *, zero: bool = False) -> Callable[[object], float]:
                 str(error) if isinstance(given, bool) else "Input should be a valid number, unable to parse it"
             ) from None
         if not (value > 0 or (zero and value == 0)):
-            raise ValueError("Input should be greater than 0")
+            raise ValueError(f"Input should be {'0 or more' if zero else 'greater than 0'}")
         if value > maximum:
             raise ValueError(f"Input should be less than or equal to {maximum:g}")
         return value

@@ -164,7 +164,7 @@ def list_(key: str) -> int:
     with opened(reads=True) as ledger:
         ledger.state(key)
         rows = list(_rows(ledger.conversation(key).branches()))
-        columns = ("selected", "message", "messages", "forked", "at", "says")
+        columns = ("selected", "message", "messages", "parts_at", "at", "says")
         emit_many(rows, columns, empty=f"{key} has no messages")
     return Exit.DONE
 
@@ -177,14 +177,14 @@ def _rows(branches: list[Branch]) -> Iterator[dict[str, Any]]:
         if invocation().output != "table":
             yield row
             continue
-        forked = short(each.forked_from) if each.forked_from is not None else ""
+        parts_at = "" if each.selected else short(each.forked_from) or "(start)"
         yield {
             "selected": "*" if each.selected else "",
             "message": short(each.message_id),
             "messages": each.messages,
-            "forked": forked,
+            "parts_at": parts_at,
             "at": clock(row["at"]),
-            "says": f"{each.end.role_name}: {' '.join(each.end.message.text.split())[:60]}",
+            "says": f"{each.end.role_name}: {_brief(each.says)}",
         }
 
 
@@ -196,11 +196,21 @@ def _rows(branches: list[Branch]) -> Iterator[dict[str, Any]]:
 @common
 def select(key: str, message_id: str, here: bool, reason: str) -> int:
     """Select the branch of a message: memory ends with the newest message that continues it."""
+    from threadledger.domain.memory.tree import said
+
     with opened(sends=True) as ledger:
         end = ledger.conversation(key).select_branch(_id(ledger, key, message_id), reason, here=here)
-        told = f"the memory of {key} ends with {short(end.message_id)}: {' '.join(end.message.text.split())[:60]}"
+        told = f"the memory of {key} ends with {short(end.message_id)}: {_brief(said(end))}"
         emit_line({"key": key, "version": ledger.state(key).version, "end": end.as_json()}, told)
     return Exit.DONE
+
+
+BRIEF_CHARS = 60
+"""Number of characters of a message's text in one line about it."""
+
+
+def _brief(says: str) -> str:
+    return " ".join(says.split())[:BRIEF_CHARS]
 
 
 def _id(ledger: Ledger, key: str, message_id: str) -> str:

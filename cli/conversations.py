@@ -12,7 +12,19 @@ import click
 
 from .describe import pairs_of
 from .main import IN_KEY, KEY, Exit, MomentParameter, common, complete_keys, invocation, opened
-from .output import clock, counted, emit_many, emit_one, print_json, print_text, prose, short, short_thread, table
+from .output import (
+    clock,
+    counted,
+    emit_many,
+    emit_one,
+    print_json,
+    print_line,
+    print_text,
+    prose,
+    short,
+    short_thread,
+    table,
+)
 from .pages import SinceParameter, emit_page, with_cursor
 from .terminal import printable
 
@@ -100,7 +112,7 @@ def _nothing_found(wanted: ConversationFilter) -> str:
         return f"no conversation contains {wanted.search!r}"
     if wanted.is_everything():
         return "no conversations yet: start one with: threadledger ask KEY TEXT"
-    return "no conversation is like that"
+    return "no conversation matches"
 
 
 def _as_row(state: ConversationState) -> dict[str, Any]:
@@ -230,7 +242,7 @@ def _draw_tree(console: Console, thing: dict[str, Any]) -> None:
         marks = "".join(f" {mark}" for mark in TREE_MARKS if message[mark])
         text.append(f"  {message['role']}{marks}  ", style=ROLE_STYLES.get(message["role"], ""))
         text.append(printable(message["says"], lines=False), style="dim" if not message["selected"] else "")
-        console.print(text, no_wrap=True, overflow="ellipsis")
+        print_line(console, text)
 
 
 def _draw_message(console: Console, message: dict[str, Any]) -> None:

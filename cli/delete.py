@@ -81,4 +81,5 @@ def _name_threads(rows: Sequence[dict[str, Any]]) -> None:
     left = [thread for row in rows if row["state"] != "failed" for ids in row["threads"].values() for thread in ids]
     if left:
         more = f" and {len(left) - THREADS_SHOWN_MAX} more" if len(left) > THREADS_SHOWN_MAX else ""
-        note(f"not deleted at the provider: {', '.join(left[:THREADS_SHOWN_MAX])}{more}")
+        remain = "would remain" if any(row["state"] == "planned" for row in rows) else "remain"
+        note(f"these threads {remain} at the provider: {', '.join(left[:THREADS_SHOWN_MAX])}{more}")

@@ -24,7 +24,7 @@ TEXT = KEY
 @click.option(
     "--tag", "tags", type=TEXT, multiple=True, metavar="T", help='All its tags; can be repeated. --tag "" removes them.'
 )
-@click.option("--archive/--unarchive", "archived", default=None, help="Take it out of the usual list, or back.")
+@click.option("--archive/--unarchive", "archived", default=None, help="Hide it from the list, or show it again.")
 @click.option(
     "--metadata",
     type=TEXT,
@@ -71,7 +71,7 @@ def pairs_of(given: tuple[str, ...]) -> dict[str, str]:
     for each in filter(None, given):
         name, equals, value = each.partition("=")
         if not equals or not name:
-            raise click.BadParameter(f"{each!r} is no pair: give it as NAME=VALUE.", param_hint="--metadata")
+            raise click.BadParameter(f"{each!r} is not NAME=VALUE.", param_hint="--metadata")
         pairs[name] = value
     return pairs
 

@@ -35,7 +35,9 @@ def threads(
         found = ledger.threads(backend=backend, state=state, key=key, limit=limit, after=after)
     rows = [each.as_json() for each in found]
     shown = [_drawn(row) for row in rows] if invocation().output == "table" else rows
-    emit_page(shown, COLUMNS, found.cursor, cursor, empty="no linked threads", spare=("lost", "version", "verified_at"))
+    is_filtered = any(given is not None for given in (key, state, backend, after))
+    empty = "no linked thread matches" if is_filtered else "no linked threads"
+    emit_page(shown, COLUMNS, found.cursor, cursor, empty=empty, spare=("lost", "version", "verified_at"))
     return Exit.DONE
 
 

@@ -111,15 +111,14 @@ def run_all(commands: list[str], url: str) -> dict[str, str]:
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     printed: dict[str, str] = {}
     for command in commands:
-        kept = '; printf %s "$IMAGE"' if command.startswith("IMAGE=") else ""
+        variable = command.partition("=")[0] if re.match(r"[A-Z]+=", command) else ""
+        kept = f'; printf %s "${variable}"' if variable else ""
         shown = command.replace("localhost:8000", url) + kept
         done = subprocess.run(["bash", "-c", shown], env=environment, capture_output=True, text=True, check=True)
         assert '"error"' not in done.stdout and '"detail"' not in done.stdout, (command, done.stdout)
         printed[command] = done.stdout
-        if command.startswith("IMAGE="):
-            environment["IMAGE"] = done.stdout
-        elif " -X POST localhost:8000/chats " in command:
-            environment["CHAT"] = json.loads(done.stdout)
+        if variable:
+            environment[variable] = done.stdout
         elif command.startswith("curl -s localhost:8000/chats/$CHAT -H"):
             ids = [each["message_id"] for each in json.loads(done.stdout)]
             environment |= {"QUESTION": ids[0], "ANSWER": ids[1], "PICTURE": ids[2]}

@@ -189,12 +189,15 @@ def check_budgets(settings: Settings) -> Iterator[Checked]:
         "THREADLEDGER_MAX_COST_PER_CONVERSATION": settings.max_cost_per_conversation,
         "THREADLEDGER_MAX_COST_PER_OWNER_DAY": settings.max_cost_per_owner_day,
     }
-    names = " and ".join(name for name, dollars in given.items() if dollars is not None)
-    if names and prices_from() is None:
-        message = f"{names} needs prices, which are not installed: every run that it limits is refused"
-        yield Checked("budgets", message, "install them with: pip install 'threadledger[prices]', or unset the budget")
-    elif names:
-        yield Checked("budgets", f"{names} is set; prices are from {prices_from()}")
+    found = [name for name, dollars in given.items() if dollars is not None]
+    names, several = " and ".join(found), len(found) > 1
+    if found and prices_from() is None:
+        need, limit = ("need", "they limit") if several else ("needs", "it limits")
+        message = f"{names} {need} prices, which are not installed: every run that {limit} is refused"
+        unset = "the budgets" if several else "the budget"
+        yield Checked("budgets", message, f"install them with: pip install 'threadledger[prices]', or unset {unset}")
+    elif found:
+        yield Checked("budgets", f"{names} {'are' if several else 'is'} set; prices are from {prices_from()}")
 
 
 SETTINGS_CHECKS = {

@@ -125,10 +125,9 @@ def event_in_words(kind: str, data: dict[str, Any]) -> str:
     match kind:
         case "MessageJournaled":
             calls = [f"{call['function']['name']}({call['function']['arguments']})" for call in data["tool_calls"]]
-            said = "" if data["content"] in (None, []) else str(data["content"])
+            content = data["content"] or ""
+            said = content if isinstance(content, str) else " ".join(map(part_in_words, content))
             return f"{data['role']}: {' '.join(filter(None, [said, *calls]))[:100]}"
-        case "ConversationStarted" if data["parent_key"] is not None:
-            return f"forked from {data['parent_key']} at version {data['parent_version']}"
         case "RunStarted":
             kind = "shadow run" if data["shadow"] else "run"
             asked = f"{data['backend']} ({data['model']})"
@@ -145,31 +144,96 @@ def event_in_words(kind: str, data: dict[str, Any]) -> str:
         case "FallbackUsed":
             without = f", without {', '.join(data['dropped'])}" if data["dropped"] else ""
             return f"{data['from_backend']} → {data['to_backend']}{without}: {data['reason'][:80]}"
-        case "ThreadLinked" | "ThreadRebuilt":
-            return f"{data['backend']} thread {data['thread_id']}"
-        case "ThreadLost":
-            return f"{data['backend']} thread {data['thread_id']}: {data['reason']}"
-        case "ThreadReconciled":
-            numbers = (("sent", data["sent"]), ("deleted", len(data["deleted"])), ("adopted", data["adopted"]))
-            done = ", ".join(f"{counted(number, 'item')} {what}" for what, number in numbers if number)
-            return f"{data['backend']} thread {data['thread_id']}: {done}: {data['reason']}"
+        case "ThreadLinked" | "ThreadRebuilt" | "ThreadLost" | "ThreadReconciled":
+            return _about_thread(kind, data)
+        case "ExchangeRequested":
+            return _requested(data)
         case "ExchangeAbandoned":
-            return f"no backend answered: {data['reason']}"
-        case "ToolCallDecided" | "RerunAccepted" | "BranchSelected" | "MessagePinned" | "MessageRated":
+            return "abandoned" + _because(data["reason"])
+        case "ConversationStarted" | "ConversationDescribed" | "ConversationDeleted" | "MemoryCleared":
+            return _about_conversation(kind, data)
+        case "ToolCallDecided" | "RerunAccepted" | "BranchSelected" | "MemoryCompacted":
+            return _about_memory(kind, data)
+        case "MessageRetracted" | "MessagePinned" | "MessageRated":
             return _about_message(kind, data)
     return ", ".join(
         f"{name} {value}" for name, value in data.items() if name != "actor" and isinstance(value, (str, int)) and value
     )[:100]
 
 
-def _about_message(kind: str, data: dict[str, Any]) -> str:
+def _about_thread(kind: str, data: dict[str, Any]) -> str:
+    thread = f"{data['backend']} thread {data['thread_id']}"
+    if kind == "ThreadLost":
+        return f"{thread}: {data['reason']}"
+    if kind == "ThreadReconciled":
+        numbers = (("sent", data["sent"]), ("deleted", len(data["deleted"])), ("adopted", data["adopted"]))
+        done = ", ".join(f"{counted(number, 'item')} {what}" for what, number in numbers if number)
+        return f"{thread}: {done}: {data['reason']}"
+    return thread
+
+
+def _about_conversation(kind: str, data: dict[str, Any]) -> str:
+    if kind == "ConversationDeleted":
+        return "the conversation was deleted" + _because(data["reason"])
+    if kind == "MemoryCleared":
+        return f"memory is empty up to version {data['up_to_version']}" + _because(data["reason"])
+    if kind == "ConversationDescribed":
+        return _described(data)
+    if data["parent_key"] is not None:
+        return f"forked from {data['parent_key']} at version {data['parent_version']}"
+    if data["generation"]:
+        return f"the conversation starts again, after {counted(data['generation'], 'deletion')}"
+    return "the conversation starts" + (
+        f" with metadata {', '.join(data['metadata'])}"[:100] if data["metadata"] else ""
+    )
+
+
+def _described(data: dict[str, Any]) -> str:
+    facts = []
+    for name in ("title", "owner", "tags", "metadata"):
+        value = data[name]
+        if value is not None:
+            shown = value if isinstance(value, str) else ", ".join(value)
+            facts.append(f"{name} {shown}" if shown else f"no {name}")
+    if data["archived"] is not None:
+        facts.append("archived" if data["archived"] else "no longer archived")
+    return "; ".join(facts)[:100]
+
+
+def _requested(data: dict[str, Any]) -> str:
+    """Return which question is run again, and what was sent beyond the defaults."""
+    question, facts = data["question_message_id"], []
+    if data["profile_hash"]:
+        facts.append(f"profile {data['profile_hash'][:PROFILE_HASH_CHARS]}")
+    facts += [f"{name} {data[name]}" for name in ("model", "backend") if data[name]]
+    if data["timeout_seconds"] is not None:
+        facts.append(f"a limit of {data['timeout_seconds']:g} s")
+    if data["metadata"]:
+        facts.append(f"metadata {', '.join(data['metadata'])}")
+    chosen = f"with {', '.join(facts)}" if facts else ""
+    runs = f"runs the question {short(question)} again" if question else "requested"
+    return f"{runs} {chosen}".strip()
+
+
+def _about_memory(kind: str, data: dict[str, Any]) -> str:
     if kind == "ToolCallDecided":
         return f"call {data['call_id']} {'approved' if data['approved'] else 'rejected'}" + _because(data["reason"])
+    if kind == "MemoryCompacted":
+        covered = short(data["covers_message_id"])
+        return f"the summary {short(data['message_id'])} is shown in place of the messages up to {covered}"
     if kind == "RerunAccepted":
-        return f"run {short(data['run_id'])} answers in place of {short(data['superseded_run_id'])}"
+        run, old, before = short(data["run_id"]), data["superseded_run_id"], data["behind_message_id"]
+        if old:
+            return f"run {run} answers in place of {short(old)}"
+        return f"the answer of run {run} follows {short(before)}" if before else f"run {run} answers the exchange"
+    end = short(data["message_id"])
+    return f"memory ends {f'with {end}' if end else 'before the first message'}" + _because(data["reason"])
+
+
+def _about_message(kind: str, data: dict[str, Any]) -> str:
     name = short(data["message_id"])
-    if kind == "BranchSelected":
-        return f"memory ends with {name or 'nothing'}" + _because(data["reason"])
+    if kind == "MessageRetracted":
+        return f"{name} retracted" + _because(data["reason"])
     if kind == "MessagePinned":
         return f"{name} {'pinned' if data['pinned'] else 'no longer pinned'}"
     return f"{name} rated {data['score']:g}" + _because(data["comment"])
@@ -178,6 +242,9 @@ def _about_message(kind: str, data: dict[str, Any]) -> str:
 def _because(reason: str) -> str:
     return f": {reason}" if reason else ""
 
+
+PROFILE_HASH_CHARS = 8
+"""First characters of a profile's hash, by which a timeline names it."""
 
 SAID_CHARS = 200
 """Number of characters of a message's text in a tree."""

@@ -1,4 +1,4 @@
-"""Keep what runs cost, by conversation and by owner and day, in tables beside the log that are made when a budget is set.
+"""Keep what runs cost, by conversation and by owner and day, in tables next to the log that are made when a budget is set.
 
 A row of `budget_runs` holds what one run has reserved or spent, so that nothing is counted twice and a crash leaves no
 unknown reservation: the run is closed after its deadline like any other. `budget_totals` holds the sums. All of it is in

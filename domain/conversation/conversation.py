@@ -569,7 +569,7 @@ class Conversation:
         check_texts(comment=comment)
         self.require_current(version)
         if type(score) not in {int, float} or not isfinite(score):
-            raise InvalidInput(f"the score {score!r} is no number: give a finite number, such as 1 or -1")
+            raise InvalidInput(f"the score must be a finite number, such as 1 or -1, not {score!r}")
         self._record(
             e.MessageRated, message_id=message_id, message_version=version, score=float(score), comment=comment
         )

@@ -16,7 +16,6 @@ from typing import Any
 from ..errors import InvalidInput
 from ..limits import DESCRIPTION_METADATA_BYTES_MAX, OWNER_CHARS_MAX, TAG_CHARS_MAX, TAGS_MAX, TITLE_CHARS_MAX
 from . import events as e
-from .keys import check_texts
 from .parsing import plain_json
 
 JSON = dict[str, Any]
@@ -95,8 +94,12 @@ def checked_changes(
     tags: Iterable[str] | None = None,
     archived: bool | None = None,
     metadata: Mapping[str, Any] | None = None,
+    *,
+    outcome: str = "nothing was written",
 ) -> JSON:
     """Return the given values as fields of `ConversationDescribed`; tags are kept once each, in their order.
+
+    `outcome` is what an error says about the call, which may be a filter.
 
     Raises:
         InvalidInput: a value has another type, is too long or too large, or cannot be stored.
@@ -104,47 +107,44 @@ def checked_changes(
     changes: JSON = {}
     for name, value, limit in (("title", title, TITLE_CHARS_MAX), ("owner", owner, OWNER_CHARS_MAX)):
         if value is not None:
-            changes[name] = _text(value, f"the {name}", limit)
+            changes[name] = _text(value, f"the {name}", limit, outcome)
     if tags is not None:
-        changes["tags"] = _tags(tags)
+        changes["tags"] = _tags(tags, outcome)
     if archived is not None:
         if not isinstance(archived, bool):
-            raise InvalidInput(
-                f"archived has type {type(archived).__name__}: nothing was written; pass True, False or None"
-            )
+            raise InvalidInput(f"archived has type {type(archived).__name__}: {outcome}; pass True, False or None")
         changes["archived"] = archived
     if metadata is not None:
         if not isinstance(metadata, Mapping):
-            raise InvalidInput(f"metadata has type {type(metadata).__name__}: nothing was written; pass a dict")
+            raise InvalidInput(f"metadata has type {type(metadata).__name__}: {outcome}; pass a dict")
         stored = plain_json(metadata, "the metadata")
         if len(stored.encode()) > DESCRIPTION_METADATA_BYTES_MAX:
             raise InvalidInput(
-                f"metadata of {len(stored.encode()):,} bytes exceeds {DESCRIPTION_METADATA_BYTES_MAX:,}: nothing was written; "
+                f"metadata of {len(stored.encode()):,} bytes exceeds {DESCRIPTION_METADATA_BYTES_MAX:,}: {outcome}; "
                 "store it elsewhere, and its id here"
             )
         changes["metadata"] = json.loads(stored)  # a copy, because the caller may change the original
     return changes
 
 
-def _tags(tags: Iterable[str]) -> Sequence[str]:
+def _tags(tags: Iterable[str], outcome: str) -> Sequence[str]:
     if isinstance(tags, (str, bytes, Mapping)) or not isinstance(tags, Iterable):
-        raise InvalidInput(f"tags has type {type(tags).__name__}: nothing was written; pass a list of texts")
-    kept = list(dict.fromkeys(_text(tag, "a tag", TAG_CHARS_MAX) for tag in tags))
+        raise InvalidInput(f"tags has type {type(tags).__name__}: {outcome}; pass a list of texts")
+    kept = list(dict.fromkeys(_text(tag, "a tag", TAG_CHARS_MAX, outcome) for tag in tags))
     if not all(map(str.strip, kept)):
-        raise InvalidInput(
-            "a tag is empty: nothing was written; leave it out, or pass an empty list to remove all tags"
-        )
+        raise InvalidInput(f"a tag is empty: {outcome}; leave it out, or pass an empty list for no tags")
     if len(kept) > TAGS_MAX:
-        raise InvalidInput(f"{len(kept)} tags are too many: nothing was written; give at most {TAGS_MAX}")
+        raise InvalidInput(f"{len(kept)} tags are too many: {outcome}; give at most {TAGS_MAX}")
     return kept
 
 
-def _text(value: object, what: str, limit: int) -> str:
-    check_texts(**{what: value})
+def _text(value: object, what: str, limit: int, outcome: str) -> str:
+    if not isinstance(value, str):
+        raise InvalidInput(f"{what} has type {type(value).__name__}: {outcome}; pass a text")
     text = str(value)
     if len(text) > limit:
-        raise InvalidInput(f"{what} has {len(text):,} characters: nothing was written; give at most {limit}")
+        raise InvalidInput(f"{what} has {len(text):,} characters: {outcome}; give at most {limit}")
     plain_json(text, what)
     if "\0" in text:
-        raise InvalidInput(f"{what} contains a NUL: nothing was written; pass text without it")
+        raise InvalidInput(f"{what} contains a NUL: {outcome}; pass text without it")
     return text

@@ -63,22 +63,20 @@ class ConversationFilter:
             InvalidInput: a value has another type, or no conversation can have it.
         """
         if owner == "":
-            raise InvalidInput("an empty owner is no filter: pass the id of an owner, or None for all conversations")
-        tags = () if tag is None else (tag,) if isinstance(tag, str) else tuple(tag)
-        checked = checked_changes(owner=owner, tags=tags or None, metadata=metadata)
+            raise InvalidInput("the owner is empty: pass the id of an owner, or None for all conversations")
+        tags = (tag,) if isinstance(tag, str) else tag
+        checked = checked_changes(owner=owner, tags=tags, metadata=metadata, outcome="nothing was read")
         pairs = checked.get("metadata", {})
-        for name, value in pairs.items():
-            if isinstance(value, (dict, list)):
+        for name, wanted in pairs.items():
+            if isinstance(wanted, (dict, list)):
                 raise InvalidInput(
-                    f"conversations cannot be filtered by the object or list {name!r}: pass a text or a number"
+                    f"metadata {name!r} is a list or an object: filter by a text, number, true, false or null"
                 )
         if order not in set(ListOrder):
             raise InvalidInput(f"there is no order {order!r}: use one of {', '.join(ListOrder)}")
-        for flag in (unanswered, archived, pending):
-            if flag is not None and not isinstance(flag, bool):
-                raise InvalidInput(
-                    f"unanswered, archived and pending are True, False or None, not {flag!r}: pass one of these"
-                )
+        for flag, value in (("unanswered", unanswered), ("archived", archived), ("pending", pending)):
+            if value is not None and not isinstance(value, bool):
+                raise InvalidInput(f"{flag} is {value!r}: pass True, False or None")
         if since is not None and not isinstance(since, (datetime, timedelta)):
             raise InvalidInput(f"since has type {type(since).__name__}: pass a datetime, or a timedelta back from now")
         return cls(

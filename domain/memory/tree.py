@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..conversation.messages import JournaledMessage
-from .diff import said
+from .diff import said as said  # noqa: PLC0414 - callers that show a branch use it too
 from .path import BEGINNING
 
 if TYPE_CHECKING:
@@ -59,6 +59,11 @@ class Branch:
     def message_id(self) -> str:
         """Return the id of the message at the end."""
         return self.end.message_id
+
+    @property
+    def says(self) -> str:
+        """Return the text of the message at the end, the types of its other parts, and its tool calls."""
+        return said(self.end)
 
     def as_json(self) -> dict[str, Any]:
         """Return the object that commands print."""

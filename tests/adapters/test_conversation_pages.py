@@ -10,6 +10,7 @@ from freezegun import freeze_time
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import threadledger
 from threadledger.adapters.sql import Database
 from threadledger.adapters.sql.views import catching_up, listing
 from threadledger.domain.conversation import Conversation, stream_of
@@ -330,3 +331,27 @@ def test_a_page_is_read_from_an_index(ledger, any_database):
         plan = "\n".join(str(row) for row in any_database.query(explained + query, values))
         wrong = ("Seq Scan", "TEMP B-TREE", "SCAN v")
         assert not [line for line in plan.splitlines() if any(each in line for each in wrong)], (query, plan)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        ({"owner": ""}, "the owner is empty: pass the id of an owner, or None for all conversations"),
+        ({"owner": 3}, "the owner has type int: nothing was read; pass a text"),
+        ({"tag": ""}, "a tag is empty: nothing was read; leave it out, or pass an empty list for no tags"),
+        ({"tag": 3}, "tags has type int: nothing was read; pass a list of texts"),
+        ({"metadata": 3}, "metadata has type int: nothing was read; pass a dict"),
+        (
+            {"metadata": {"desk": [1]}},
+            "metadata 'desk' is a list or an object: filter by a text, number, true, false or null",
+        ),
+        ({"pending": 1}, "pending is 1: pass True, False or None"),
+        ({"archived": "no"}, "archived is 'no': pass True, False or None"),
+    ],
+    ids=str,
+)
+def test_a_filter_that_no_conversation_can_meet_is_refused_by_its_name(wrong, sentence, tmp_path):
+    with threadledger.open(f"sqlite:///{tmp_path / 'x.db'}", threads="none") as ledger:
+        with pytest.raises(InvalidInput) as refused:
+            ledger.conversations(**wrong)
+        assert str(refused.value) == sentence

@@ -69,3 +69,31 @@ def test_a_budget_that_is_no_amount_is_refused_in_one_sentence(
     done = command("list")
     assert done.code == 2
     assert "THREADLEDGER_MAX_COST_PER_OWNER_DAY" in done.err
+
+
+def test_one_advice_for_several_failures_says_that_their_messages_differ(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("THREADLEDGER_MAX_COST_PER_CONVERSATION", "0.001")
+    for key in ("a", "b"):
+        command("ask", key, "Where is it?")
+    said = command("audit", "failures").err
+    assert said.startswith("over_budget 2 times (")
+    command("ask", "c", "Where is it?", "--model", "no-such-model")
+    said = command("audit", "failures").err
+    assert said.startswith("over_budget 3 times (the newest: ")
+    assert "no-such-model" in said
+
+
+def test_a_budget_may_be_0_and_is_never_less(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("THREADLEDGER_MAX_COST_PER_CONVERSATION", "-1")
+    done = command("ask", "k", "Where is it?")
+    assert (done.code, "should be 0 or more" in done.err) == (2, True)
+    monkeypatch.setenv("THREADLEDGER_MAX_COST_PER_CONVERSATION", "0")
+    assert "of 0 USD" in command("ask", "k", "Where is it?").err
+
+
+def test_the_doctor_names_both_budgets(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("THREADLEDGER_MAX_COST_PER_OWNER_DAY", "2")
+    (row,) = [each for each in command("doctor", "-o", "json").json if each["check"] == "budgets"]
+    assert "THREADLEDGER_MAX_COST_PER_CONVERSATION and THREADLEDGER_MAX_COST_PER_OWNER_DAY are set" in row["message"]

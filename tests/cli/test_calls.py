@@ -67,3 +67,19 @@ def test_a_shell_without_the_tool_decides_nothing(
     assert (refused.code, "no function is bound to 'pay'" in refused.err) == (2, True)
     monkeypatch.setenv("THREADLEDGER_TOOLS", "pay.py")
     assert command("call", "approve", "k", waiting).out == "Done.\n"
+
+
+def test_the_branches_show_the_call_and_where_they_part(
+    command: Callable[..., Any], provider: Any, waiting: str
+) -> None:
+    (row,) = command("branch", "list", "k").out.splitlines()[1:]
+    assert 'assistant: pay({"amount": 5})' in row
+    command("call", "reject", "k", waiting)
+    first, *_ = command("show", "k", "-o", "json").json["messages"]
+    assert command("message", "edit", "k", first["message_id"], "Pay later.").code == 0
+    head, old, new = command("branch", "list", "k").out.splitlines()
+    assert "parts at" in head
+    assert ("(start)" in old, "(start)" in new) == (True, False)
+    selected = command("branch", "select", "k", command("branch", "list", "k", "-o", "json").json[0]["message_id"])
+    assert "assistant" not in selected.out
+    assert "Done." in selected.out

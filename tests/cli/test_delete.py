@@ -92,8 +92,9 @@ def test_threads_that_remain_and_failures_are_named(command: Command, db_url: st
         ledger.journal.commit("k", lambda it: it.link_thread("conversations", "conv_123", "https://api.openai.com/v1"))
         with pytest.raises(TimeoutError), chat.run("mine", "llama") as run:
             raise TimeoutError("too late")
+    assert "these threads would remain at the provider: conv_123" in command("delete", "k").err
     done = command("delete", "k", "--apply", "--yes")
-    assert "not deleted at the provider: conv_123" in done.err
+    assert "these threads remain at the provider: conv_123" in done.err
     assert [each["run_id"] for each in command("audit", "failures", "-o", "json").json] == [run.run_id]
     assert command("audit", "show", run.run_id, "-o", "json").json["key"] == "k"
     rerun = command("replay", "rerun", run.run_id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -10,7 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
+
+from threadledger.adapters.documents import event_in_words
+from threadledger.domain.conversation import events as e
 
 KEY = "customer-1"
 RUN = "aaaa1111"
@@ -87,3 +92,51 @@ def test_an_answer_a_part_and_a_failure_to_answer_are_documents(
     assert document.keys() == answer_document(answer).keys()
     assert document["answer"] is None
     assert [each["run_id"] for each in document["failures"]] == [each.run_id for each in failed.value.failures]
+
+
+OF_OTHER_STREAMS = ("Profile", "Attachment", "Job", "FailureGroup")
+"""Beginnings of the names of events that no conversation has."""
+
+
+def sample(event_class: type[e.Event]) -> e.Event:
+    """An event whose required fields are filled, and the optional ones of text too."""
+    values: dict[str, Any] = {"str": "0123456789ab", "int": 3, "float": -1.0, "bool": True}
+    filled = {}
+    for each in msgspec.structs.fields(event_class):
+        kind = str(event_class.__annotations__.get(each.name, "")).removeprefix("<class '").removesuffix("'>")
+        value = values.get(kind.removesuffix(" | None"), each.default)
+        if each.required or kind.removesuffix(" | None") in values:
+            filled[each.name] = value
+    return event_class(**filled)
+
+
+@pytest.mark.parametrize("name", [name for name in e.EVENTS if not name.startswith(OF_OTHER_STREAMS)])
+def test_a_timeline_says_each_event_of_a_conversation_in_words(name: str) -> None:
+    event = sample(e.EVENTS[name])
+    for data in (e.fields_of(event), e.fields_of(msgspec.structs.replace(event, actor="anna"))):
+        words = event_in_words(name, data)
+        assert words
+        raw = [field for field in data if "_" in field and re.search(rf"\b{field}\b", words)]
+        assert raw == []
+
+
+def test_what_was_asked_for_retracted_and_given_up_is_a_sentence() -> None:
+    def words(event: e.Event) -> str:
+        return event_in_words(type(event).__name__, e.fields_of(event))
+
+    assert words(e.MessageRetracted(message_id="019acfdd180c", reason="why")) == "cfdd180c retracted: why"
+    again = e.ExchangeRequested(exchange_id="x", question_message_id="01928ef6e117", question_version=2)
+    assert words(again) == "runs the question 8ef6e117 again"
+    assert words(msgspec.structs.replace(again, model="m")) == "runs the question 8ef6e117 again with model m"
+    chosen = e.ExchangeRequested(exchange_id="x", backend="chat", timeout_seconds=5.0, metadata={"desk": "7"})
+    assert words(chosen) == "requested with backend chat, a limit of 5 s, metadata desk"
+    abandoned = e.ExchangeAbandoned(exchange_id="x", reason="a newer question took its place")
+    assert words(abandoned) == "abandoned: a newer question took its place"
+    assert words(e.ConversationStarted(key="k")) == "the conversation starts"
+    described = e.ConversationDescribed(title="Parcel", owner="", tags=["a", "b"], archived=False)
+    assert words(described) == "title Parcel; no owner; tags a, b; no longer archived"
+    pasted = e.MessageJournaled(message_id="m", role="user", content=[{"type": "text", "text": "Where?"}])
+    assert words(pasted) == "user: Where?"
+    placed = e.RerunAccepted(exchange_id="x", run_id="r2", message_id="m", behind_message_id="q")
+    assert words(placed) == "the answer of run r2 follows q"
+    assert words(e.BranchSelected(message_id="", message_version=0)) == "memory ends before the first message"

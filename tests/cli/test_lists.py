@@ -95,6 +95,14 @@ def test_a_list_has_filters_and_leaves_archived_conversations_out(run: Run) -> N
     assert "Parcel 1" in run("list")[1]
 
 
+def test_a_list_says_that_nothing_matches(run: Run) -> None:
+    assert run("list", "--tag", "early")[2] == "no conversation matches\n"
+    assert run("threads")[2] == "no linked threads\n"
+    assert run("threads", "--state", "behind")[2] == "no linked thread matches\n"
+    code, _, err = run("list", "--metadata", "desk")
+    assert (code, "'desk' is not NAME=VALUE." in err) == (2, True)
+
+
 def test_a_page_leads_to_the_next_one(run: Run, db_url: str) -> None:
     page = as_json(run("list", "--limit", "1", "--cursor", "--since", "1h", "-o", "json"))
     assert [each["title"] for each in page["items"]] == ["Parcel 1"]

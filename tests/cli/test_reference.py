@@ -1,6 +1,6 @@
 """The reference in docs/commands.md is made from `--help`.
 
-python tests/cli/test_reference.py      writes it anew
+python tests/cli/test_reference.py      writes it again
 """
 
 from __future__ import annotations

@@ -447,7 +447,7 @@ def test_a_rating_is_an_event_of_its_message(chat: Any) -> None:
         "support:anna",
     )
     for odd in (float("nan"), float("inf"), True, "5"):
-        with pytest.raises(InvalidInput, match="is no number"):
+        with pytest.raises(InvalidInput, match="must be a finite number"):
             chat.rate(answer.message_id, odd)
 
 
