@@ -24,6 +24,7 @@ from .terminal import printable, safe_json, safe_output, styled
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
+    from rich.text import Text
 
 Row = Mapping[str, Any]
 
@@ -212,12 +213,23 @@ def note(text: str) -> None:
 
 
 def prose(console: Console, text: str, style: str = "", indent: int = 0) -> None:
-    """Print prose to stdout; on a terminal, lines break between words."""
+    """Print prose to stdout; on a terminal, lines break between words, and elsewhere it is one line."""
     from rich.padding import Padding
     from rich.text import Text
 
     said = Text(printable(text, lines=False), style=style)
-    console.print(Padding(said, (0, 0, 0, indent), expand=False), soft_wrap=not console.is_terminal)
+    if console.is_terminal:
+        console.print(Padding(said, (0, 0, 0, indent), expand=False))
+    else:  # rich cuts what it pads to the width of the console
+        console.print(Text(" " * indent).append_text(said), soft_wrap=True)
+
+
+def print_line(console: Console, line: Text) -> None:
+    """Print one line to stdout; a terminal that is too narrow shows its beginning, and elsewhere it is whole."""
+    if console.is_terminal:
+        console.print(line, no_wrap=True, overflow="ellipsis")
+    else:
+        console.print(line, soft_wrap=True)
 
 
 WRAPPED_CHARS_MAX = 100_000
@@ -225,10 +237,10 @@ WRAPPED_CHARS_MAX = 100_000
 
 
 def print_text(console: Console, text: str) -> None:
-    """Print a message or an answer to stdout, with its line breaks."""
+    """Print a message or an answer to stdout, with its line breaks; on a terminal, lines also break between words."""
     from rich.text import Text
 
-    if len(text) > WRAPPED_CHARS_MAX:
+    if len(text) > WRAPPED_CHARS_MAX or not console.is_terminal:
         click.echo(printable(text))
     else:
         console.print(Text(printable(text)))

@@ -20,6 +20,8 @@ from ..output import (
     emit_many,
     note,
     print_json,
+    print_line,
+    prose,
     short,
 )
 from ..pages import emit_items, note_more, with_cursor
@@ -96,26 +98,30 @@ def failures(
 
 
 def _explained(found: Sequence[RecordedFailure]) -> Iterator[str]:
-    """Yield each advice once, with its cause, its newest message and the number of runs that it applies to."""
+    """Yield each advice once, with its cause, the number of failures that it applies to, and the newest of their messages."""
     by_advice: dict[tuple[str, str], list[RecordedFailure]] = {}
     for each in found:
         by_advice.setdefault((each.cause.value, each.advice), []).append(each)
     for (cause, advice), failures in by_advice.items():
-        times = f", {len(failures)} times" if len(failures) > 1 else ""
-        yield f"{cause} ({failures[-1].summary()}){times}\n  {advice}"
+        newest, number = failures[-1].summary(), len(failures)
+        if number == 1:
+            facts = f"({newest})"
+        elif all(each.summary() == newest for each in failures):
+            facts = f"{number} times ({newest})"
+        else:
+            facts = f"{number} times (the newest: {newest})"
+        yield f"{cause} {facts}\n  {advice}"
 
 
 def _draw_narrow(rows: Sequence[dict[str, Any]]) -> None:
     """Print two lines per failure, for terminals too narrow for a table."""
-    from rich.padding import Padding
     from rich.text import Text
 
     for row in rows:
         head = Text(f"{row['run']}  {row['at']}  ").append(row["cause"], style="red")
         answered = f", answered by {row['answered_by']}" if row["answered_by"] else ""
         console().print(head)
-        line = printable(f"{row['key']} on {row['backend']}: {row['next']}{answered}", lines=False)
-        console().print(Padding(Text(line), (0, 0, 0, 2)))
+        prose(console(), f"{row['key']} on {row['backend']}: {row['next']}{answered}", indent=2)
 
 
 def _row(failure: RecordedFailure) -> dict[str, Any]:
@@ -164,7 +170,7 @@ def _line(failure: RecordedFailure) -> None:
     text = Text(f"{clock(failure.as_json()['at'])}  {short(failure.run_id)}  ")
     text.append(f"{failure.cause.value:<16}", style="red")
     text.append(printable(f"  {failure.backend:<10}  {failure.key}  {failure.summary()}", lines=False))
-    console().print(text, no_wrap=True, overflow="ellipsis")
+    print_line(console(), text)
 
 
 @contextmanager

@@ -142,7 +142,6 @@ def _draw_groups(found: Sequence[FailureGroup]) -> None:
 
 def _draw_narrow(rows: Sequence[dict[str, Any]]) -> None:
     """Print a few lines per group, for terminals too narrow for a table."""
-    from rich.padding import Padding
     from rich.text import Text
 
     for row in rows:
@@ -153,7 +152,8 @@ def _draw_narrow(rows: Sequence[dict[str, Any]]) -> None:
         console().print(head)
         console().print(Text(f"  {exchanges}; {numbers}"))
         console().print(Text("  ").append_text(row["trend"]).append(f"  last {row['last_at']}"))
-        console().print(Padding(Text(printable(row["message"], lines=False), style="dim"), (0, 0, 1, 2)))
+        prose(console(), row["message"], style="dim", indent=2)
+        console().print()
 
 
 def _explained(found: Sequence[FailureGroup]) -> list[str]:
