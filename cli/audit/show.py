@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..main import Exit, common, opened
-from ..output import WIDE_TERMINAL, clock, emit_one, print_text, short, span
+from ..output import WIDE_TERMINAL, clock, emit_one, print_text, prose, short, span
 from ..terminal import printable
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def _draw(console: Console, thing: dict[str, Any], advice: str) -> None:
     if thing["cause"]:
         console.print(Text(f"cause   {thing['cause']}", style="bold red"))
         console.print(Text(f"group   {thing['group']}"))
-        console.print(Text(f"advice  {advice}"))
+        prose(console, f"advice  {advice}")
         console.print()
     draw_timeline(console, thing)
     answered = "not answered yet" if thing["unanswered"] else "no question waits for it"

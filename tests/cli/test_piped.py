@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import threadledger.cli
-from threadledger.cli import output
+from threadledger.cli.output import PIPE_WIDTH, console, print_line, print_text, prose
 
 Command = Callable[..., Any]
 
@@ -21,7 +21,7 @@ ADDRESS = "https://shop.test/" + "a" * 500
 @pytest.mark.parametrize("indent", [0, 2])
 @pytest.mark.parametrize("text", [SENTENCE, ADDRESS], ids=["words", "one word"])
 def test_prose_is_one_line(text: str, indent: int, capsys: pytest.CaptureFixture[str]) -> None:
-    output.prose(output.console(), text, indent=indent)
+    prose(console(), text, indent=indent)
     assert capsys.readouterr().out == f"{' ' * indent}{text}\n"
 
 
@@ -29,8 +29,8 @@ def test_prose_is_one_line(text: str, indent: int, capsys: pytest.CaptureFixture
 def test_a_line_and_a_message_are_whole(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     from rich.text import Text
 
-    output.print_line(output.console(), Text(text))
-    output.print_text(output.console(), f"{text}\n  {text}")
+    print_line(console(), Text(text))
+    print_text(console(), f"{text}\n  {text}")
     assert capsys.readouterr().out == f"{text}\n{text}\n  {text}\n"
 
 
@@ -47,7 +47,7 @@ def test_show_prints_the_whole_advice(command: Command, provider: Any, monkeypat
     monkeypatch.setenv("THREADLEDGER_MAX_COST_PER_CONVERSATION", "0.000001")
     command("ask", "k", SENTENCE)
     (unanswered,) = command("show", "k", "-o", "json").json["unanswered"]
-    assert len(unanswered["advice"]) > output.PIPE_WIDTH
+    assert len(unanswered["advice"]) > PIPE_WIDTH
     shown = command("show", "k").out.splitlines()
     assert f"  {unanswered['advice']}" in shown
     assert f"not answered: {unanswered['reason']}" in shown
