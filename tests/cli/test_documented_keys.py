@@ -74,7 +74,8 @@ def test_conversations_and_their_messages(printed: Printed) -> None:
         *(("diff", "k", "3.."), ("delete", "copy")),
     ):
         printed(*arguments)
-    printed("show", "k", "--tree", row="show --tree")
+    tree = printed("show", "k", "--tree", row="show --tree")
+    assert tree["messages"][0].keys() <= named("show --tree")[1]
     printed("show", "copy", "--view", "timeline")
     printed("list", "--limit", "1", "--cursor", row="a page")
     assert printed.wrong == []
