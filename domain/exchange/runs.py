@@ -14,7 +14,15 @@ from ..conversation import RunPlan
 from ..conversation.events import MessageJournaled
 from ..conversation.messages import Role
 from ..effects import ApprovalNeeded, Emit, ListenerLeft, Pause, attended, work
-from ..errors import Conflict, ConversationBusy, CorruptEvent, ExchangeAnswered, ProviderRefused, StoreUnavailable
+from ..errors import (
+    Conflict,
+    ConversationBusy,
+    ConversationNotFound,
+    CorruptEvent,
+    ExchangeAnswered,
+    ProviderRefused,
+    StoreUnavailable,
+)
 from ..failures import Cause, Failure, diagnose, whole_text
 from ..limits import INTERRUPT_LOOK_SECONDS, LATE_ANSWER_LOOKS_MAX
 from ..memory import ALL
@@ -151,6 +159,8 @@ class Runs:
             raise NoFurtherRuns from superseded
         except CorruptEvent:  # noticed when the messages were used: the ledger is damaged, and no backend failed
             raise
+        except (Conflict, ConversationNotFound) as error:  # another process changed or deleted it: no backend failed
+            return run.with_partial_text(failure_of_error(error))
         except Exception as error:
             logger.exception("backend %s raised", run.candidate.backend)
             return run.with_partial_text(failure_of_error(error))

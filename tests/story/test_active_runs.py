@@ -380,6 +380,26 @@ def test_a_late_answer_of_a_deleted_conversation_is_refused_and_becomes_part_of_
     assert list(other.check()) == []
 
 
+def test_a_conversation_that_is_deleted_while_a_tool_works_is_no_error_of_the_backend(
+    open_ledger: Callable[..., Ledger],
+    gate: Gate,
+    others: ThreadPoolExecutor,
+    simulator: Any,
+    caplog: pytest.LogCaptureFixture,
+    profile: Path,
+) -> None:
+    ledger = open_ledger({"weather": gate.weather}, **PLAIN, profile=profile, while_running="interrupt")
+    simulator.answer(CALL)
+    first = others.submit(ledger.conversation("k").ask, "How is the weather?")
+    assert gate.entered.wait(WAITED_SECONDS_MAX)
+    ledger.conversation("k").delete()
+    gate.opened.set()
+    with pytest.raises(ConversationChanged, match="was deleted meanwhile"):
+        result(first)
+    assert [record.getMessage() for record in caplog.records if record.exc_info] == []
+    assert [each.facts.code for each in ledger.failures()] == ["deleted"]
+
+
 def test_a_late_answer_follows_the_tools_that_its_run_used(
     open_ledger: Callable[..., Ledger], gate: Gate, others: ThreadPoolExecutor
 ) -> None:
