@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -43,7 +44,8 @@ def edit(key: str, message_id: str, text: str, idempotency_key: str | None) -> i
     with opened(sends=True) as ledger:
         found = _id(ledger, key, message_id)
         edited = ledger.conversation(key).edit(found, text, idempotency_key=idempotency_key)
-        told = f"journaled as version {edited.version} of {key}; answer it with: threadledger message regenerate {key}"
+        answer = f"threadledger message regenerate {shlex.quote(key)}"
+        told = f"journaled as version {edited.version} of {key}; answer it with: {answer}"
         emit_line({"key": key} | edited.as_json(), told)
     return Exit.DONE
 
@@ -94,7 +96,10 @@ def retract(key: str, message_id: str, reason: str) -> int:
 @click.option("--unpin", is_flag=True, help="No longer show it in every window.")
 @common
 def pin(key: str, message_id: str, unpin: bool) -> int:
-    """Show a message in every window of memory, however long the conversation becomes."""
+    """Show a message in every window of memory, however long the conversation becomes.
+
+    Tool calls and their results cannot be pinned: pin the question or the answer.
+    """
     with opened() as ledger:
         found = _id(ledger, key, message_id)
         ledger.conversation(key).pin(found, not unpin)

@@ -7,6 +7,7 @@ line.
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -167,7 +168,8 @@ def _draw_thread(side: SideBySide, found: Sequence[Difference]) -> None:
         drawn.print(Text(f"- everything, {missing}: there is no thread to read ({why})", style="red"))
     else:
         draw(drawn, _thread_entries(found, len(side.journal)), "item")
-    note("- only in the journal, + only in the thread; rewrite the thread with: threadledger replay rebuild KEY")
+    rewrite = f"threadledger replay rebuild {shlex.quote(result.key)}"
+    note(f"- only in the journal, + only in the thread; rewrite the thread with: {rewrite}")
 
 
 def _thread_entries(found: Sequence[Difference], journal: int) -> Iterator[Drawn | int]:

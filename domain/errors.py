@@ -49,6 +49,13 @@ if TYPE_CHECKING:
     from .failures import Failure, RecordedFailure
 
 
+def quoted(key: str) -> str:
+    """Return a key as a shell needs it in a command that an error or an advice names."""
+    import shlex  # few processes have an error to show
+
+    return shlex.quote(key)
+
+
 class ThreadledgerError(Exception):
     """Serve as the base class of all errors that threadledger raises on purpose."""
 
@@ -173,7 +180,7 @@ class AllBackendsFailed(ThreadledgerError):
         advice = "Set THREADLEDGER_BACKENDS to at least one backend that USE_ASSISTANTS_API does not disable."
         if self.failures:
             advice = self.failures[-1].advice_here()
-        then = "" if "replay rerun" in advice else f" Then run: threadledger replay rerun {key} --apply"
+        then = "" if "replay rerun" in advice else f" Then run: threadledger replay rerun {quoted(key)} --apply"
         super().__init__(
             f"no backend answered {key!r}: {reasons or 'no backend is configured'}; the question is kept. {advice}{then}"
         )

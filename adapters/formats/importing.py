@@ -26,6 +26,7 @@ from threadledger.domain.errors import (
     IdempotencyConflict,
     InvalidInput,
     ThreadledgerError,
+    quoted,
 )
 from threadledger.domain.journal import fingerprint_of
 from threadledger.domain.ledger import Ledger
@@ -383,7 +384,7 @@ class _ExistingConversation:
         if found.thread_id in self._threads:
             reason = (
                 "the thread is this ledger's copy of the conversation: "
-                f"to adopt messages that others added to it, run threadledger replay reconcile {found.key} --adopt"
+                f"to adopt messages that others added to it, run threadledger replay reconcile {quoted(found.key)} --adopt"
             )
             return Imported(found.line, found.key, "unchanged", reason=reason, left_out=found.left_out)
         missing = self._missing()

@@ -47,6 +47,8 @@ def edit(
     if isinstance(name := original.message.extra().get("name"), str):
         fields["name"] = name
     given = parse_message(fields)
+    if original.message.role is Role.USER:
+        chat.refuse_empty(given)
     message = yield from work(lambda: chat.journal.keep(given))
     parent = yield from work(partial(places.before, original))
 

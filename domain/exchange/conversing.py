@@ -120,8 +120,7 @@ class Conversing:
     ) -> Effects[Answer]:
         """Answer a question in one exchange; see `Chat.ask`. With `stream`, its parts are reported as they arrive."""
         given = self._message("user", content)
-        if not (given.text.strip() or is_attached(given)):
-            raise InvalidMessage("the question is empty: nothing was stored or sent; pass a non-empty text")
+        self.refuse_empty(given)
         if self.services.profile.tools_json != "[]":
             self.services.profile.check()
         question = yield from self._kept(given)
@@ -282,6 +281,15 @@ class Conversing:
         """
         plain = plain_message(role, content) if isinstance(content, str) and not fields else None
         return plain or parse_message({"role": role, "content": content, **(fields or {})})
+
+    def refuse_empty(self, question: Message) -> None:
+        """Check that a question says something.
+
+        Raises:
+            InvalidMessage: it does not.
+        """
+        if not (question.text.strip() or is_attached(question)):
+            raise InvalidMessage("the question is empty: nothing was stored or sent; pass a non-empty text")
 
     def _kept(self, message: Message) -> Effects[Message]:
         """Store the data inside a message; a message of text needs no work."""

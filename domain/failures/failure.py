@@ -13,6 +13,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
+from ..errors import quoted
 from ..ids import to_iso
 from ..limits import PARTIAL_TEXT_CHARS_MAX
 from .redaction import cleaned, redact, redact_details, text_of, whole_text
@@ -148,8 +149,8 @@ class RecordedFailure:
         return self.facts.summary().removeprefix(f"{self.cause.value}: ")
 
     def advice_here(self) -> str:
-        """Return the advice with RUN replaced by the end of this run's id, and KEY by the conversation's key."""
-        here = {"RUN": self.run_id[-8:], "KEY": self.key}
+        """Return the advice with RUN replaced by the end of this run's id, and KEY by the key, as a shell needs it."""
+        here = {"RUN": self.run_id[-8:], "KEY": quoted(self.key)}
         return re.sub(r"\b(RUN|KEY)\b", lambda match: here[match[0]], self.advice)
 
     def as_json(self) -> dict[str, Any]:

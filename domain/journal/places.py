@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from ..conversation import events as e
 from ..conversation.messages import Parent
-from ..errors import InvalidInput, MessageNotFound
+from ..errors import InvalidInput, MessageNotFound, quoted
 from ..memory import MemoryFold
 from ..memory.tree import MessageTree, Variant
 from .generations import floor_of, is_deleted, of_generation
@@ -52,7 +52,7 @@ class Places:
                 return self.at(ends[0])
             what = f"{len(ends)} messages whose ids end in" if ends else "no message"
             raise MessageNotFound(
-                f"{self._key!r} has {what} {message_id!r}: list them with: threadledger show KEY --tree"
+                f"{self._key!r} has {what} {message_id!r}: list them with: threadledger show {quoted(self._key)} --tree"
             )
         return self.at(version)
 

@@ -18,7 +18,7 @@ from ..conversation import (
 )
 from ..conversation import events as e
 from ..conversation.messages import restore_message
-from ..errors import ConversationChanged
+from ..errors import ConversationChanged, quoted
 from ..exchange import FAILED, Policy, Services, not_bound
 from ..ids import from_iso, now
 from ..journal import Journal
@@ -154,9 +154,14 @@ def _place_aside(journal: Journal, key: str, exchange: ExchangeRecord) -> tuple[
 def _why_gone(journal: Journal, key: str, memory: Memory, exchange: ExchangeRecord) -> str:
     """Return why the question of an exchange is not in memory."""
     places = journal.places(key)
-    if all(places.is_hidden(places.find(message_id)) for message_id in _asked(memory, exchange)):
+    asked = (each for each in sorted(_asked(memory, exchange)) if not places.is_hidden(places.find(each)))
+    message_id = next(asked, None)
+    if message_id is None:
         return "the question is no longer in memory"
-    return "its question is on another branch: select it first with: threadledger branch select KEY MESSAGE"
+    return (
+        "its question is on another branch: select it first with: "
+        f"threadledger branch select {quoted(key)} {quoted(message_id)}"
+    )
 
 
 def _asked(memory: Memory, exchange: ExchangeRecord) -> set[str]:
@@ -241,7 +246,8 @@ def _of_exchange(seen: ExchangeLook, wanted: Wanted, services: Services, policy:
     exchange, shadow = seen.exchange, wanted.into == "shadow"
     if exchange.runs[0].shadow:
         yield Obstacle(
-            "summary", "it wrote a summary of memory, not an answer; write one with: threadledger compact KEY"
+            "summary",
+            f"it wrote a summary of memory, not an answer; write one with: threadledger compact {quoted(exchange.key)}",
         )
         return
     if exchange.answered_by is not None:
