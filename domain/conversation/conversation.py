@@ -32,7 +32,7 @@ from ..ids import from_iso, new_id, now, to_iso
 from ..limits import METADATA_BYTES_MAX, PINS_MAX, RUN_GRACE_SECONDS
 from . import events as e
 from .keys import check_idempotency_key, check_texts, stream_of
-from .messages import Message, Parent, Source, Usage
+from .messages import Message, Parent, Role, Source, Usage
 from .parsing import plain_json
 from .state import ConversationState, OpenExchange, OpenRun, evolve
 
@@ -446,7 +446,7 @@ class Conversation:
     def interrupt(self, code: str = "superseded", reason: str = "a newer question took its place") -> None:
         """Close the open runs and abandon their exchanges, by default in favour of a newer question."""
         for exchange_id in list(self.state.open_exchanges):
-            self._wait_no_longer(exchange_id, reason)
+            self._wait_no_longer(exchange_id, reason, told=True)
         for run_id in list(self.state.open_runs):
             self.fail_run(run_id, Failure("interrupted", code=code, message=reason))
         for exchange_id in list(self.state.open_exchanges):
@@ -522,13 +522,21 @@ class Conversation:
                 self._wait_no_longer(exchange_id, "its message was retracted")
         self._record(e.MessageRetracted, message_id=message_id, reason=reason, message_version=version)
 
-    def _wait_no_longer(self, exchange_id: str, reason: str) -> None:
-        """Reject the calls of an exchange that wait for a decision, and abandon it, if it waits for a person."""
+    def _wait_no_longer(self, exchange_id: str, reason: str, told: bool = False) -> None:
+        """Reject the calls of an exchange that waits for a person, and abandon it; do nothing if it does not wait.
+
+        If the model is to be `told`, results say so, as far as the calls are at the end of memory.
+        """
         exchange = self.state.open_exchanges[exchange_id]
+        tail, state = exchange.tail_version or 0, self.state
+        is_at_end = bool(exchange.tail) and tail == state.end_version and tail > state.cut_version and not exchange.left
+        for call_id, decision in list((exchange.waits_for or {}).items()) if exchange.waits else ():
+            if not decision:
+                self.decide_call(call_id, approved=False, reason=reason)
+            if told and is_at_end:
+                what = "this approved call was not made" if decision == "approved" else "this call was rejected"
+                self.journal(Message(Role.TOOL, f"[{what}: {reason}]", tool_call_id=call_id), exchange_id=exchange_id)
         if exchange.waits:
-            for call_id, decision in (exchange.waits_for or {}).items():
-                if not decision:
-                    self.decide_call(call_id, approved=False, reason=reason)
             self.abandon(exchange_id, reason)
 
     def pin(self, message_id: str, version: int, pinned: bool = True) -> None:

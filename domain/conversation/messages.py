@@ -334,6 +334,11 @@ class JournaledMessage:
         return bool(self._payload["role"] == Role.TOOL.value)
 
     @property
+    def is_part_of_call(self) -> bool:
+        """Return whether the message calls tools, or is the result of a call: one has no meaning without the other."""
+        return self.is_tool_result or bool(self.message.calls())
+
+    @property
     def at(self) -> datetime:
         """Return when the message was journaled."""
         if isinstance(self._at, str):

@@ -9,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
 from ..effects import perform, stream
+from ..errors import InvalidInput
 from ..exchange import Conversing
 from ..faces import lazy_face
 
@@ -34,7 +35,6 @@ if not TYPE_CHECKING:  # names that were here before they had a module of their 
 
 OWN_RUN_TIMEOUT_SECONDS = 600.0
 """Default time after which an app's own call counts as crashed, in seconds."""
-
 
 class Chat:
     """Represent a conversation by its key; it starts with its first message."""
@@ -372,11 +372,16 @@ class Chat:
 
         Raises:
             MessageNotFound: there is no such message.
-            InvalidInput: it was retracted or cleared, or too many messages are pinned.
+            InvalidInput: it was retracted or cleared, it holds tool calls or the result of one, or too many are pinned.
         """
         journal = self._conversing.acting(actor).journal
         message = journal.places(self.key).visible(message_id, "pinned")
-        journal.commit(self.key, lambda conversation: conversation.pin(message_id, message.version, pinned))
+        if pinned and message.is_part_of_call:
+            raise InvalidInput(
+                f"message {message_id} holds a tool call or its result, of which a window would show one without the other: "
+                "pin the question before it or the answer after it instead"
+            )
+        journal.commit(self.key, lambda conversation: conversation.pin(message.message_id, message.version, pinned))
 
     def rate(self, message_id: str, score: float, comment: str = "", *, actor: str | None = None) -> None:
         """Record what a person thinks of a message; `score` is a number on the app's own scale, such as 1 and -1.
@@ -386,8 +391,10 @@ class Chat:
             InvalidInput: the score is no finite number, or the comment is no storable text.
         """
         journal = self._conversing.acting(actor).journal
-        message = journal.places(self.key).find(message_id)
-        journal.commit(self.key, lambda conversation: conversation.rate(message_id, message.version, score, comment))
+        found = journal.places(self.key).find(message_id)
+        journal.commit(
+            self.key, lambda conversation: conversation.rate(found.message_id, found.version, score, comment)
+        )
 
     def retract(self, message_id: str, reason: str = "", *, actor: str | None = None) -> None:
         """Remove a message from memory, on every branch; it is kept in the log. Does nothing if it is not in memory."""

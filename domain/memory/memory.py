@@ -216,7 +216,7 @@ class Memory:
         """Return the messages as providers accept them, with their places: tool calls and results are paired."""
         from .rule_1 import pair_tool_calls
 
-        return pair_tool_calls([each for each in self.messages if each.message.role is not Role.UNKNOWN])
+        return pair_tool_calls([each for each in self._whole_calls() if each.message.role is not Role.UNKNOWN])
 
     mended = paired  # its name in earlier versions
 
@@ -265,7 +265,9 @@ class Memory:
             return plain
         from .rendering import CHAT_CALL_ID_CHARS_MAX, chat_entry, is_empty, since_question, valid_view
 
-        view = valid_view(self.available(), CHAT_CALL_ID_CHARS_MAX, results_have_parts=dialect == "anthropic")
+        view = valid_view(
+            self._whole_calls(self.available()), CHAT_CALL_ID_CHARS_MAX, results_have_parts=dialect == "anthropic"
+        )
         said = since_question(view, dialect, place, self.read_blob)
         return [chat_entry(message, items) for message, items in said if not is_empty(message)]
 
@@ -283,7 +285,7 @@ class Memory:
             return [{"type": "message"} | each for each in plain]
         from .rendering import response_items, since_question, valid_view
 
-        view = valid_view(self.available(), results_have_parts=True)
+        view = valid_view(self._whole_calls(self.available()), results_have_parts=True)
         said = since_question(view, "responses", place, self.read_blob)
         return [item for message, items in said for item in response_items(message, items)]
 
@@ -346,7 +348,7 @@ class Memory:
             return tuple(messages)
         from .rendering import valid_view
 
-        return valid_view(self.available(messages), results_have_parts=results_have_parts)
+        return valid_view(self._whole_calls(self.available(messages)), results_have_parts=results_have_parts)
 
     def available(self, messages: Sequence[JournaledMessage] | None = None) -> Sequence[JournaledMessage]:
         """Return the messages (by default all in view) with a text in place of each file that the provider cannot read."""
@@ -356,6 +358,18 @@ class Memory:
         from .missing_files import without_files
 
         return without_files(messages, frozenset().union(*self.missing_files.values()))
+
+    def _whole_calls(self, messages: Sequence[JournaledMessage] | None = None) -> Sequence[JournaledMessage]:
+        """Return the messages (by default all in view) without pinned tool calls whose results are out of view.
+
+        The model would otherwise be told that the tool has not run, and could use it again.
+        """
+        messages = self.messages if messages is None else messages
+        if not self.pinned or (self.first_version is None and self.summary_id is None):
+            return messages
+        from .windows import without_lone_calls
+
+        return without_lone_calls(self, messages)
 
     def _plain(self, blank: bool = True) -> list[dict[str, Any]] | None:
         """Return the messages if all of them are plain texts, in which nothing has to be paired; see `MemorySource.plain`."""

@@ -78,6 +78,31 @@ def ending_with_question(memory: Memory, version: int, exchange_id: str | None =
     return replace(memory, messages=(*memory.messages[:start], *own), rule=rule)
 
 
+def without_lone_calls(memory: Memory, messages: Sequence[JournaledMessage]) -> Sequence[JournaledMessage]:
+    """Return messages of a view without the pinned tool calls that it shows without all their results.
+
+    These are older than its window, or covered by its summary: only earlier versions pinned calls. The view itself has them,
+    because the hashes of stored runs cover what they saw.
+    """
+    begins = (
+        at
+        for at, each in enumerate(messages)
+        if each.version == memory.first_version or each.message_id == memory.summary_id
+    )
+    begin = max(begins, default=0)
+    waiting, missing = dict[str, int](), [len(each.message.calls()) for each in messages]
+    for at, each in enumerate(messages):
+        waiting.update(dict.fromkeys((call.id for call in each.message.calls()), at))
+        called = waiting.pop(each.message.tool_call_id or "", None)
+        if called is not None:
+            missing[called] -= 1
+    return [
+        each
+        for at, each in enumerate(messages)
+        if at >= begin or missing[at] <= 0 or each.message_id not in memory.pinned
+    ]
+
+
 def rule_in_copy(rule: str, memory: Memory) -> str:
     """Return a rule of a memory for a conversation that starts as a copy of it, whose first message has version 2."""
     prefix = RULE_2 if rule.startswith(RULE_2) else ""

@@ -13,7 +13,7 @@ import pytest
 from freezegun import freeze_time
 
 from threadledger.domain.conversation import events as e
-from threadledger.domain.errors import AllBackendsFailed, CallNotWaiting, ConversationBusy
+from threadledger.domain.errors import AllBackendsFailed, CallNotWaiting, ConversationBusy, InvalidInput
 from threadledger.domain.ledger import Ledger
 
 Open = Callable[..., Ledger]
@@ -143,7 +143,7 @@ def test_a_question_meanwhile_is_refused_and_names_the_call(ledger: Ledger, simu
     assert chat.approve(call).text == "Done."
 
 
-@pytest.mark.parametrize("kind", ["chat"])
+@EVERY
 def test_a_question_that_interrupts_rejects_the_call_first(
     open_ledger: Open, till: Till, profile: Path, simulator: Any, kind: str
 ) -> None:
@@ -154,8 +154,95 @@ def test_a_question_that_interrupts_rejects_the_call_first(
     assert chat.ask("Never mind.").text == "Another answer."
     decided = [event for event in chat.events() if isinstance(event, e.ToolCallDecided)]
     assert [(event.call_id, event.approved) for event in decided] == [(call, False)]
+    results = [each.message.text for each in chat.memory().messages if each.is_tool_result]
+    assert results == ["[this call was rejected: a newer question took its place]"]
+    if kind in {"chat", "stateless responses"}:
+        assert results[0] in str(simulator.requests[-1].body)
     with pytest.raises(CallNotWaiting):
         chat.approve(call)
+    if ledger.state("k").links:
+        assert [each.found.state.value for each in ledger.replay.verify(["k"])] == ["same"]
+    assert list(ledger.check()) == []
+
+
+def test_of_two_calls_that_a_question_interrupts_the_approved_one_was_not_made_either(
+    open_ledger: Open, till: Till, profile: Path, simulator: Any
+) -> None:
+    ledger = open_ledger({"pay": till.pay}, profile=profile, while_running="interrupt", **SETTINGS["chat"])
+    chat = ledger.conversation("k")
+    simulator.answer({"tool_calls": [PAY, PAY]}, "Another answer.")
+    first, _ = chat.ask("Pay twice.").pending
+    assert chat.approve(first.id).pending
+    chat.ask("Never mind.")
+    why = "a newer question took its place"
+    assert [each["content"] for each in simulator.requests[-1].body["messages"] if each["role"] == "tool"] == [
+        f"[this approved call was not made: {why}]",
+        f"[this call was rejected: {why}]",
+    ]
+    assert till.paid == []
+
+
+def test_a_question_that_interrupts_a_call_of_another_branch_journals_no_result_on_its_own(
+    open_ledger: Open, till: Till, profile: Path, simulator: Any
+) -> None:
+    ledger = open_ledger({"pay": till.pay}, profile=profile, while_running="interrupt", **SETTINGS["chat"])
+    chat = ledger.conversation("k")
+    answer = chat.ask("Pay.")
+    simulator.answer({"tool_calls": [PAY]}, "Another answer.")
+    assert chat.regenerate().pending
+    assert chat.ask("Never mind.").text == "Another answer."
+    said = [each.message.text for each in chat.memory().messages]
+    assert said == ["Pay.", answer.text, "Never mind.", "Another answer."]
+
+
+def test_a_call_that_was_cleared_gets_no_result_on_its_own(
+    open_ledger: Open, till: Till, profile: Path, simulator: Any
+) -> None:
+    ledger = open_ledger({"pay": till.pay}, profile=profile, while_running="interrupt", **SETTINGS["chat"])
+    chat = ledger.conversation("k")
+    simulator.answer({"tool_calls": [PAY]}, "Another answer.")
+    assert chat.ask("Pay.").pending
+    chat.clear()
+    chat.ask("Never mind.")
+    assert [each.message.text for each in chat.memory().messages] == ["Never mind.", "Another answer."]
+
+
+def test_a_pinned_call_or_result_is_refused_and_one_of_an_older_log_is_not_sent_alone(
+    open_ledger: Open, till: Till, profile: Path, simulator: Any
+) -> None:
+    ledger = open_ledger({"pay": till.pay}, profile=profile, memory_last=2, **SETTINGS["chat"])
+    chat = ledger.conversation("k")
+    simulator.answer({"tool_calls": [PAY]}, "Done.")
+    chat.approve(chat.ask("Pay.").pending[0].id)
+    _, call, result, answer = chat.memory().messages
+    for refused in (call, result):
+        with pytest.raises(InvalidInput, match="pin the question before it or the answer after it"):
+            chat.pin(refused.message_id)
+    chat.pin(answer.message_id)
+    chat.pin(answer.message_id, False)
+
+    def sent() -> list[tuple[str, str | None]]:
+        chat.ask("And now?")
+        return [(each["role"], each.get("content")) for each in simulator.requests[-1].body["messages"]]
+
+    def pin_as_before(message: Any) -> None:
+        ledger.journal.commit("k", lambda it: it.pin(message.message_id, message.version))
+
+    pin_as_before(call)
+    chat.ask("What else?")
+    assert [role for role, _ in sent()] == ["assistant", "user"]
+    pin_as_before(result)
+    assert [role for role, _ in sent()] == ["assistant", "tool", "assistant", "user"]
+    chat.pin(call.message_id, False)
+    assert [role for role, _ in sent()] == ["assistant", "user"]
+    chat.pin(result.message_id, False)
+    pin_as_before(call)
+    simulator.answer("notes")
+    chat.compact(1)
+    assert chat.memory().messages[0].message_id == call.message_id
+    assert chat.memory().as_chat_messages()[0]["content"].endswith("notes")
+    assert chat.memory().paired()[0].message.text.endswith("notes")
+    assert list(ledger.check()) == []
 
 
 @pytest.mark.parametrize("kind", ["chat"])

@@ -17,6 +17,7 @@ from threadledger.domain.errors import (
     ConversationChanged,
     IdempotencyConflict,
     InvalidInput,
+    InvalidMessage,
     MessageNotFound,
     RunNotOpen,
 )
@@ -410,6 +411,35 @@ def test_a_message_that_does_not_exist_is_named(chat: Any) -> None:
     for refused in (chat.variants, chat.select_branch, chat.regenerate, chat.pin, lambda it: chat.rate(it, 1)):
         with pytest.raises(MessageNotFound, match="has no message 'nothing'"):
             refused("nothing")
+
+
+def test_the_command_that_an_error_advises_has_the_key_as_a_shell_needs_it(open_ledger: Open) -> None:
+    ledger = open_ledger(backends=("chat",), threads="none")
+    for key, quoted in (("customer-1", "customer-1"), ("it's $HOME", """'it'"'"'s $HOME'""")):
+        chat = ledger.conversation(key)
+        chat.append("user", "hi")
+        with pytest.raises(MessageNotFound) as refused:
+            chat.pin("nothing")
+        assert str(refused.value).endswith(f"threadledger show {quoted} --tree")
+
+
+def test_a_message_that_is_named_by_the_end_of_its_id_is_stored_by_its_id(chat: Any) -> None:
+    asked(chat, "one", "two")
+    whole = question_of(chat, "one")
+    chat.pin(whole[-8:])
+    chat.rate(whole[-8:], 1)
+    assert [each.message_id for each in chat.events()[-2:]] == [whole, whole]
+    assert [each.message.text for each in chat.memory(last=1).messages] == ["one", "You said: two"]
+
+
+@pytest.mark.parametrize("content", ["", " \n", [{"type": "text", "text": " "}]])
+def test_a_question_is_not_edited_to_an_empty_one(chat: Any, content: Any) -> None:
+    answer = asked(chat, "one")[0]
+    before = len(chat.events())
+    with pytest.raises(InvalidMessage, match="the question is empty"):
+        chat.edit(question_of(chat, "one"), content)
+    assert len(chat.events()) == before
+    assert chat.edit(answer.message_id, "").message.text == ""
 
 
 def test_a_secret_that_is_retracted_stays_away_on_every_branch(chat: Any) -> None:
