@@ -7,7 +7,6 @@ file never holds a key: `api_key_env` names the environment variable (or the lin
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 import tomllib
@@ -18,6 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from threadledger.domain.arguments import is_number
 from threadledger.domain.errors import FileMissing, InvalidSettings
 
 if TYPE_CHECKING:
@@ -210,7 +210,6 @@ def _checked(key: str, value: object, where: str) -> Any:
 
 def _expected(key: str, value: object) -> str | None:
     """Return what a key expects if the value is something else; None if the value can be used."""
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
     text = value if isinstance(value, str) else ""
     match key:
         case "kind":
@@ -222,10 +221,10 @@ def _expected(key: str, value: object) -> str | None:
         case "function":
             return None if FUNCTION.fullmatch(text) else "a function of a module, like my_app.answers:local"
         case "timeout_seconds":
-            fits = is_number and isinstance(value, (int, float)) and 0 < value <= TIMEOUT_SECONDS_MAX
+            fits = is_number(value) and 0 < value <= TIMEOUT_SECONDS_MAX
             return None if fits else f"seconds, more than 0 and at most {TIMEOUT_SECONDS_MAX:g}"
         case "retries":
-            fits = is_number and isinstance(value, int) and 0 <= value <= RETRIES_MAX
+            fits = is_number(value) and isinstance(value, int) and 0 <= value <= RETRIES_MAX
             return None if fits else f"a whole number from 0 to {RETRIES_MAX}"
         case "extra":
             return _expected_extra(value)

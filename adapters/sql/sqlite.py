@@ -44,6 +44,9 @@ _INSERT_EVENT = (
 
 _note: Callable[[], Callable[..., None]] = on_first_use(__name__, "notes", "note")
 
+FILE_NAME_BYTES_MAX = 255
+"""Maximum length of the name of a file on the usual file systems, in bytes."""
+
 CONNECTIONS_MAX = 15
 """Maximum number of open connections of one program to a file."""
 
@@ -279,6 +282,14 @@ class SQLite(Kind):
             path = path_in_address(url.database)
         if "\0" in str(path):
             raise InvalidSettings(f"no file can be named {url}, which contains a NUL: choose another with --db")
+        try:
+            is_name = bool(os.fsencode(path)) and len(os.fsencode(path.name)) <= FILE_NAME_BYTES_MAX
+        except UnicodeEncodeError:  # half a character
+            is_name = False
+        if not is_name:
+            raise InvalidSettings(
+                f"no file can be named {path.name[:60]!a}: choose a name of at most {FILE_NAME_BYTES_MAX} bytes with --db"
+            )
         self.path = path.absolute()  # the working folder may change
         self._path = str(self.path)
         self._upgrade = upgrade

@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
-from math import isfinite
 from typing import Any, Self, TypeVar
 
 import msgspec
@@ -576,8 +575,10 @@ class Conversation:
         """
         check_texts(comment=comment)
         self.require_current(version)
-        if type(score) not in {int, float} or not isfinite(score):
-            raise InvalidInput(f"the score must be a finite number, such as 1 or -1, not {score!r}")
+        from ..arguments import is_number, short
+
+        if not is_number(score):
+            raise InvalidInput(f"the score must be a finite number, such as 1 or -1, not {short(score)}")
         self._record(
             e.MessageRated, message_id=message_id, message_version=version, score=float(score), comment=comment
         )

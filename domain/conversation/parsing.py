@@ -26,6 +26,8 @@ def parse_message(given: Mapping[str, Any]) -> Message:
     Raises:
         InvalidMessage: a field is invalid; the error says which one, why, and what is expected.
     """
+    if type(given) is not dict and not isinstance(given, Mapping):  # the first is faster
+        raise InvalidMessage(f"a message has type {type(given).__name__}: give a dict with role and content")
     role = _role(given.get("role"))
     if given.keys() == _PLAIN and role is not Role.TOOL and is_short_text(given["content"]):
         return Message(role, given["content"])

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from ..arguments import is_number, short
 from ..errors import InvalidMessage, InvalidProfile
 from .parsing import plain_json
 from .profiles import Profile
@@ -129,15 +129,14 @@ def parse_settings(given: Mapping[str, Any], tools: Sequence[Mapping[str, Any]],
         try:
             settings[name] = PARSERS[name](given[name])
         except ValueError as error:
-            raise InvalidProfile(f"{where}{name}={_shown(given[name])} is not valid: {error}") from None
+            raise InvalidProfile(f"{where}{name}={short(given[name])} is not valid: {error}") from None
     _check_choice(settings.get("tool_choice"), tools, where)
     return settings
 
 
 def _number(low: float, high: float) -> Callable[[Any], float]:
     def parse(given: Any) -> float:
-        is_number = isinstance(given, int | float) and not isinstance(given, bool)
-        if not is_number or not math.isfinite(given) or not low <= given <= high:
+        if not is_number(given) or not low <= given <= high:
             raise ValueError(f"give a number from {low:g} to {high:g}")
         return float(given) if isinstance(given, float) else int(given)
 
@@ -182,7 +181,7 @@ def _check_choice(chosen: Any, tools: Sequence[Mapping[str, Any]], where: str) -
         return
     names = [str(tool.get("function", {}).get("name") or tool.get("type")) for tool in tools]
     if not names:
-        raise InvalidProfile(f"{where}tool_choice={_shown(chosen)} is not valid: there are no tools to choose from")
+        raise InvalidProfile(f"{where}tool_choice={short(chosen)} is not valid: there are no tools to choose from")
     wanted = chosen if isinstance(chosen, str) else chosen.get("function", {}).get("name") or chosen["type"]
     if wanted != "required" and wanted not in names:
         raise InvalidProfile(f"{where}tool_choice names {wanted!r}: use one of the tools {', '.join(names)}")
@@ -207,11 +206,6 @@ def _format(given: Any) -> dict[str, Any]:
 def _is_name(text: str) -> bool:
     rest = text.replace("_", "").replace("-", "")
     return 1 <= len(text) <= FORMAT_NAME_CHARS_MAX and text.isascii() and (rest.isalnum() or not rest)
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:60]}…"
 
 
 PARSERS: Mapping[str, Callable[[Any], Any]] = {

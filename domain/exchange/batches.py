@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from ..arguments import short
 from ..conversation import check_idempotency_key, parse_message
 from ..conversation import events as e
 from ..conversation.messages import JournaledMessage, restore_message
-from ..errors import ConversationChanged, IdempotencyConflict, InvalidInput
+from ..errors import ConversationChanged, IdempotencyConflict, InvalidInput, InvalidMessage
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,12 +29,12 @@ def expect(conversation: Conversation, version: int) -> None:
     given: object = version
     if isinstance(given, bool) or not isinstance(given, int) or given < 0:
         raise InvalidInput(
-            f"expected_version={version!r} is no version: give a whole number, 0 if there is nothing yet"
+            f"expected_version={short(version)} is no version: give a whole number, 0 if there is nothing yet"
         )
     stored = 0 if conversation.pending else conversation.version  # what is pending is its start
     if stored != version:
         raise ConversationChanged(
-            f"{conversation.state.key!r} has version {stored}, not {version}: nothing was written; read what is new, then "
+            f"{conversation.state.key!r} has version {stored}, not {short(version)}: nothing was written; read what is new, then "
             "try again"
         )
 
@@ -42,6 +43,8 @@ def extended(
     chat: Conversing, messages: Iterable[Mapping[str, Any]], idempotency_key: str | None, expected_version: int | None
 ) -> list[JournaledMessage]:
     """Journal several messages in one commit without mirroring them; see `Chat.extend`."""
+    if not isinstance(messages, Iterable):
+        raise InvalidMessage(f"messages has type {type(messages).__name__}: nothing was written; give a list of dicts")
     parsed = [parse_message(message) for message in messages]
     if not all(type(message.content) is str for message in parsed):  # texts have no data
         parsed = [chat.journal.keep(message) for message in parsed]

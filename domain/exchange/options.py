@@ -12,6 +12,7 @@ from copy import copy
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, TypedDict
 
+from ..arguments import short
 from ..conversation import Profile, parse_profile
 from ..errors import InvalidInput
 from ..limits import OWN_RUN_SECONDS_MAX
@@ -197,7 +198,7 @@ class ExchangeOptions:
             raise InvalidInput(f"timeout_seconds is {type(seconds).__name__}: give a number of seconds")
         if not 0 < seconds <= OWN_RUN_SECONDS_MAX:
             raise InvalidInput(
-                f"timeout_seconds={seconds}: give more than 0 and at most {OWN_RUN_SECONDS_MAX:,.0f} seconds"
+                f"timeout_seconds={short(seconds)}: give more than 0 and at most {OWN_RUN_SECONDS_MAX:,.0f} seconds"
             )
         return seconds
 

@@ -9,6 +9,7 @@ from itertools import chain
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from ..arguments import check_path
 from ..conversation.attachments import media_type_of, part_for
 from ..conversation.parts import MEDIA_TYPE
 from ..effects import Effects, work
@@ -73,6 +74,7 @@ def attach(
             raise InvalidInput(f"the file is {type(source).__name__}: give its path, its bytes, or an open binary file")
         return _stored(journal, _pieces_of(source), filename or "", media_type)
     path = Path(source)
+    check_path("source", path)
     try:
         with path.open("rb") as file:
             return _stored(journal, _pieces_of(file), path.name if filename is None else filename, media_type)

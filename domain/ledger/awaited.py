@@ -25,7 +25,8 @@ from ..journal import Finding, Journal, UpkeepProgress, quietly
 from ..journal.uploads import AttachmentCopy
 from ..limits import ASYNC_WORKERS, TOOL_WORKERS
 from ..replay import ApplyKeywords, Item, JobState, Plan, Progress, Replay, forked
-from .chat import OWN_RUN_TIMEOUT_SECONDS, Chat
+from ..signatures import checked
+from .chat import OWN_RUN_TIMEOUT_SECONDS, PARSED, Chat
 from .ledger import Ledger
 from .logged_events import LoggedEvent, in_log
 from .own_runs import AsyncOwnRun, OwnExchange, OwnRunning
@@ -85,6 +86,7 @@ def planned(
     return planning
 
 
+@checked("conversation")
 class AsyncLedger(AsyncFace[Ledger]):
     """Provide all conversations of one database; created by `threadledger.open_async()`.
 
@@ -219,6 +221,7 @@ class AsyncLedger(AsyncFace[Ledger]):
     close_overdue_runs = awaited(Ledger.close_overdue_runs)
 
 
+@checked(*PARSED)
 class AsyncChat(AsyncFace[Chat]):
     """Represent a conversation by its key; it starts with its first message. `Chat` documents the methods."""
 
@@ -413,6 +416,7 @@ class AsyncPlan(AsyncFace[Plan[ItemT]]):
         return await self.apply(progress, **how)
 
 
+@checked()
 class AsyncReplay(AsyncFace[Replay]):
     """Create plans over the conversations of one ledger. `Replay` documents the methods."""
 

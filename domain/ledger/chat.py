@@ -12,6 +12,7 @@ from ..effects import perform, stream
 from ..errors import InvalidInput
 from ..exchange import Conversing
 from ..faces import lazy_face
+from ..signatures import checked
 
 # `own_runs` is imported on first use: an app that calls no model itself does not need it.
 
@@ -36,6 +37,11 @@ if not TYPE_CHECKING:  # names that were here before they had a module of their 
 OWN_RUN_TIMEOUT_SECONDS = 600.0
 """Default time after which an app's own call counts as crashed, in seconds."""
 
+PARSED = ("append", "extend", "ask", "stream")
+"""Methods that parse all that they are given, so that nothing has to be checked before; apps call them most often."""
+
+
+@checked(*PARSED)
 class Chat:
     """Represent a conversation by its key; it starts with its first message."""
 

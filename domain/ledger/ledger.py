@@ -13,6 +13,7 @@ from ..errors import InvalidInput
 from ..ids import moment_of, now
 from ..journal import quietly, restore
 from ..limits import HEALTH_ENDS
+from ..signatures import checked
 
 if TYPE_CHECKING:
     from ..conversation import ConversationState, Exchanges, Profile, RunRecord
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 # that lists conversations or failures does not load them.
 
 
+@checked("conversation")
 class Ledger:
     """Provide all conversations of one database; created by `threadledger.open()`."""
 

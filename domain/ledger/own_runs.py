@@ -9,6 +9,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
+from ..arguments import short
 from ..conversation import Place, RunPlan, check_idempotency_key
 from ..conversation import events as e
 from ..conversation.messages import Message, Role, Source, Usage
@@ -129,7 +130,7 @@ class OwnRunning:
             raise InvalidInput(f"timeout_seconds is {type(timeout_seconds).__name__}: give a number of seconds")
         if not 0 < timeout_seconds <= OWN_RUN_SECONDS_MAX:
             raise InvalidInput(
-                f"timeout_seconds={timeout_seconds}: give more than 0 and at most {OWN_RUN_SECONDS_MAX:,.0f} seconds"
+                f"timeout_seconds={short(timeout_seconds)}: give more than 0 and at most {OWN_RUN_SECONDS_MAX:,.0f} seconds"
             )
         self._conversing = conversing
         if idempotency_key is not None:

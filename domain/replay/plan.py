@@ -23,6 +23,7 @@ from itertools import chain, islice
 from queue import SimpleQueue
 from typing import Any, ClassVar, Generic, Protocol, TypedDict, TypeVar, Unpack
 
+from ..arguments import check, is_number, short
 from ..conversation import events as e
 from ..effects import AsyncDriver, Call, Effect, Effects, Emit, Pause, Wait, attended, stream, work
 from ..errors import Conflict, InvalidInput
@@ -99,9 +100,15 @@ class ApplyOptions:
         """Validate the options.
 
         Raises:
-            InvalidInput: the concurrency or the rate is out of range.
+            InvalidInput: an option is of another kind, or the concurrency or the rate is out of range.
         """
         workers, rate = self.concurrency, self.rps
+        check({"concurrency": "int", "max_runs": "int | None", "stop": "Progress"}, vars(self))
+        for name, given in (("rps", rate), ("max_cost", self.max_cost)):
+            if given is not None and not is_number(given):
+                raise InvalidInput(
+                    f"{name}={short(given)} is no number: nothing was done; give a finite number, or None"
+                )
         if not 1 <= workers <= JOB_WORKERS_MAX:
             raise InvalidInput(f"{workers} workers are not possible: use a concurrency of 1 to {JOB_WORKERS_MAX}")
         if rate is not None and rate <= 0:

@@ -16,6 +16,7 @@ from ..errors import InvalidInput
 from ..exchange import Services
 from ..failures import Cause
 from ..journal import Journal
+from ..signatures import checked
 from ..threads import Verification, Verifier
 from .jobs import Jobs, JobState
 from .pinned import Pinned
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from .orphans import OrphanPlan
 
 
+@checked()
 class Replay:
     """Create plans over the conversations of one ledger, and manage its jobs."""
 
