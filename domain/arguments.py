@@ -45,6 +45,9 @@ KINDS: Mapping[str, ArgumentKind] = {
 }
 """Parts of annotations."""
 
+EASY_TYPES = frozenset({str, int, bool, type(None)})
+"""Types whose values are not looked into, except for numbers beyond a size."""
+
 NAMED = frozenset({"AttachmentCopy", "Policy", "Profile", "RerunItem"})
 """Classes that are compared by name, because they need not be loaded for a check."""
 
@@ -91,6 +94,14 @@ def check(annotations: Mapping[str, str], given: Mapping[str, Any]) -> dict[str,
         if wanted is not None and (name, annotation) not in CHECKED_ELSEWHERE:
             checked[name] = wanted.checked(name, value)
     return checked
+
+
+def easy_types(name: str, annotations: Mapping[str, str]) -> frozenset[type] | None:
+    """Return the exact types of a parameter that need no more than this check; None if its values are not checked at all."""
+    wanted = _wanted(annotations[name])
+    if wanted is None or (name, annotations[name]) in CHECKED_ELSEWHERE:
+        return None
+    return frozenset(wanted.types) & ({int, bool, type(None)} if PathLike in wanted.types else EASY_TYPES)
 
 
 def check_path(name: str, path: object) -> None:

@@ -12,6 +12,11 @@ T = TypeVar("T")
 CO_COROUTINE = 0x80
 """Flag of the code of an `async def`: the value of `inspect.CO_COROUTINE`, without loading that module."""
 
+EASY = 2**31
+"""Greatest whole number that every database stores, and that is not checked any further."""
+
+NOTHING: frozenset[type] = frozenset()
+
 
 def checked(*but: str) -> Callable[[type[T]], type[T]]:
     """Return a decorator of a class whose public methods check their arguments, `but` for those that do it themselves."""
@@ -36,10 +41,22 @@ def _checking(method: FunctionType) -> Callable[..., Any]:
     if not names or hasattr(method, "checks_arguments"):  # such as one that does the work of a method that checks them
         return method
 
-    def checked_arguments(args: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, ...]:
-        from .arguments import check
+    easy: dict[str, frozenset[type] | None] = {}
+    """Types of each parameter whose values need no further check, None for all; empty before the first check."""
 
-        checked = check(annotations, {**dict(zip(names, args[1:], strict=False)), **named})
+    def checked_arguments(args: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, ...]:
+        given = dict(zip(names, args[1:], strict=False)) if len(args) > 1 else {}
+        given.update(named)
+        for name, value in given.items():
+            kinds = easy.get(name, NOTHING)
+            if kinds is not None and (value.__class__ not in kinds or (value.__class__ is int and abs(value) > EASY)):
+                break
+        else:
+            return args
+        from .arguments import check, easy_types
+
+        checked = check(annotations, given)
+        easy.update((name, easy_types(name, annotations)) for name in names)
         named.update((name, checked[name]) for name in named)
         return (args[0], *(checked[name] for name in names[: len(args) - 1]), *args[len(names) + 1 :])
 

@@ -37,6 +37,7 @@ OPEN_MODULES = {
             "run_filters",
             "description",
             "listing",
+            "decisions",
         )
     ),
     *(

@@ -18,7 +18,6 @@ from typing import Any, Self, TypeVar
 import msgspec
 
 from ..errors import (
-    CallNotWaiting,
     ConversationBusy,
     ConversationChanged,
     ExchangeAnswered,
@@ -28,10 +27,10 @@ from ..errors import (
 )
 from ..failures import Failure
 from ..ids import from_iso, new_id, now, to_iso
-from ..limits import METADATA_BYTES_MAX, PINS_MAX, RUN_GRACE_SECONDS
+from ..limits import METADATA_BYTES_MAX, RUN_GRACE_SECONDS
 from . import events as e
 from .keys import check_idempotency_key, check_texts, stream_of
-from .messages import Message, Parent, Role, Source, Usage
+from .messages import Message, Parent, Source, Usage
 from .parsing import plain_json
 from .state import ConversationState, OpenExchange, OpenRun, evolve
 
@@ -93,7 +92,7 @@ class Conversation:
         metadata_json = plain_json(metadata or {}, "the metadata")
         if len(metadata_json.encode()) > METADATA_BYTES_MAX:
             raise InvalidInput(f"the metadata of {key!r} exceeds {METADATA_BYTES_MAX:,} bytes: store it elsewhere")
-        conversation._record(
+        conversation.record(
             e.ConversationStarted,
             key=key,
             metadata=json.loads(metadata_json),  # a copy, because the caller may change the original
@@ -239,43 +238,15 @@ class Conversation:
     def _select(self, message_id: str, version: int, reason: str) -> None:
         mark = self.state.mark_version
         place = {"message_id": message_id, "message_version": version, "mark_version": mark}
-        self._record(e.BranchSelected, reason=reason, **place)
+        self.record(e.BranchSelected, reason=reason, **place)
 
     def describe(self, changed: Mapping[str, Any]) -> None:
         """Record what changes of the description: fields of `ConversationDescribed`, checked by `description.py`."""
-        self._record(e.ConversationDescribed, **changed)
+        self.record(e.ConversationDescribed, **changed)
 
     def request(self, exchange_id: str, sent: Mapping[str, Any]) -> None:
         """Record what is sent with a question that this commit journals: fields of `ExchangeRequested`."""
-        self._record(e.ExchangeRequested, exchange_id=exchange_id, **sent)
-
-    def decide_call(self, call_id: str, approved: bool, reason: str = "") -> str:
-        """Record a person's decision on a tool call; return the id of its exchange. The same decision again changes nothing.
-
-        Raises:
-            CallNotWaiting: no exchange waits for it, or it was decided otherwise.
-        """
-        check_texts(reason=reason)
-        for exchange_id, exchange in self.state.open_exchanges.items():
-            decision = (exchange.waits_for or {}).get(call_id)
-            if decision is None:
-                continue
-            if decision and (decision == "approved") != approved:
-                raise CallNotWaiting(
-                    f"the call {call_id} of {self.state.key!r} was already {decision}: nothing was changed"
-                )
-            if not decision:
-                given = {"call_id": call_id, "exchange_id": exchange_id, "approved": approved}
-                self._record(e.ToolCallDecided, reason=reason, **given)
-            return exchange_id
-        raise CallNotWaiting(
-            f"no exchange of {self.state.key!r} waits for a decision on the call {call_id!r}: see threadledger list --pending"
-        )
-
-    def still_waits(self, exchange_id: str) -> bool:
-        """Return whether an exchange waits for a decision."""
-        exchange = self.state.open_exchanges.get(exchange_id)
-        return exchange is not None and exchange.undecided is not None
+        self.record(e.ExchangeRequested, exchange_id=exchange_id, **sent)
 
     def start_run(self, exchange_id: str, plan: RunPlan, must_be_open: bool = False, alongside: bool = False) -> str:
         """Record that a backend is about to be called; return the run's id.
@@ -318,7 +289,7 @@ class Conversation:
     def fall_back(self, exchange_id: str, failed_run_id: str, from_backend: str, plan: RunPlan) -> None:
         """Record that the next backend takes over; do nothing if it is the same backend."""
         if from_backend != plan.backend:
-            self._record(
+            self.record(
                 e.FallbackUsed,
                 exchange_id=exchange_id,
                 failed_run_id=failed_run_id,
@@ -368,7 +339,7 @@ class Conversation:
         versions, superseded = place.versions, place.superseded[-1] if place.superseded else None
         for message_id in place.superseded[:-1]:
             self.retract(message_id, SUPERSEDED_TOO, versions.get(message_id))
-        self._record(
+        self.record(
             e.RerunAccepted,
             exchange_id=run.exchange_id,
             run_id=run_id,
@@ -424,7 +395,7 @@ class Conversation:
             RunNotOpen: the run has already ended.
         """
         self._require_open(run_id)
-        self._record(e.RunFailed, run_id=run_id, duration_seconds=duration_seconds, **vars(failure.redacted()))
+        self.record(e.RunFailed, run_id=run_id, duration_seconds=duration_seconds, **vars(failure.redacted()))
 
     def close_overdue_runs(self) -> list[str]:
         """Close the runs that a crash left open and whose deadline has passed; return their ids."""
@@ -444,8 +415,7 @@ class Conversation:
 
     def interrupt(self, code: str = "superseded", reason: str = "a newer question took its place") -> None:
         """Close the open runs and abandon their exchanges, by default in favour of a newer question."""
-        for exchange_id in list(self.state.open_exchanges):
-            self._wait_no_longer(exchange_id, reason, told=True)
+        self._wait_no_longer(reason, told=True)
         for run_id in list(self.state.open_runs):
             self.fail_run(run_id, Failure("interrupted", code=code, message=reason))
         for exchange_id in list(self.state.open_exchanges):
@@ -456,13 +426,13 @@ class Conversation:
         exchange = self.state.open_exchanges.get(exchange_id)
         running = any(run.exchange_id == exchange_id for run in self.state.open_runs.values())
         if exchange is not None and not running:
-            self._record(e.ExchangeAbandoned, exchange_id=exchange_id, run_ids=list(exchange.runs), reason=reason)
+            self.record(e.ExchangeAbandoned, exchange_id=exchange_id, run_ids=list(exchange.runs), reason=reason)
 
     def link_thread(self, backend: str, thread_id: str, endpoint: str) -> None:
         """Record which thread holds a copy of this memory; do nothing if it is already linked."""
         link = self.state.links.get(backend)
         if link is None or link.lost or (link.thread_id, link.endpoint) != (thread_id, endpoint):
-            self._record(e.ThreadLinked, backend=backend, thread_id=thread_id, endpoint=endpoint)
+            self.record(e.ThreadLinked, backend=backend, thread_id=thread_id, endpoint=endpoint)
 
     def lose_thread(self, backend: str, thread_id: str, reason: str, window_tokens: int | None = None) -> None:
         """Record that the linked thread is gone, or too long.
@@ -474,16 +444,16 @@ class Conversation:
             return
         window: dict[str, Any] = {} if window_tokens is None else {"window_tokens": window_tokens}
         lost: dict[str, Any] = {"backend": backend, "thread_id": thread_id, "reason": reason, "endpoint": link.endpoint}
-        self._record(e.ThreadLost, **lost, **window)
+        self.record(e.ThreadLost, **lost, **window)
 
     def discard_thread(self, backend: str, thread_id: str, endpoint: str, reason: str) -> None:
         """Record that a thread which was never linked is gone."""
-        self._record(e.ThreadLost, backend=backend, thread_id=thread_id, reason=reason, endpoint=endpoint)
+        self.record(e.ThreadLost, backend=backend, thread_id=thread_id, reason=reason, endpoint=endpoint)
 
     def rebuild_thread(self, rebuilt: Mapping[str, Any]) -> None:
         """Record that a thread was rewritten; the arguments are the fields of `ThreadRebuilt`."""
         old = self.state.links.get(rebuilt["backend"])
-        self._record(e.ThreadRebuilt, old_thread_id=old.thread_id if old else None, **rebuilt)
+        self.record(e.ThreadRebuilt, old_thread_id=old.thread_id if old else None, **rebuilt)
 
     def reconcile_thread(
         self,
@@ -501,7 +471,7 @@ class Conversation:
         `deleted` are the provider's ids. Without any repair, nothing is recorded.
         """
         if sent or deleted or adopted:
-            self._record(
+            self.record(
                 e.ThreadReconciled,
                 backend=backend,
                 thread_id=thread_id,
@@ -516,47 +486,12 @@ class Conversation:
         """Remove a message, of this version if it is known, from memory; it remains in the log."""
         check_texts(message_id=message_id, reason=reason)
         self.require_current(version or 0)
-        for exchange_id, exchange in list(self.state.open_exchanges.items()):
-            if message_id in {exchange.question, exchange.tail}:
-                self._wait_no_longer(exchange_id, "its message was retracted")
-        self._record(e.MessageRetracted, message_id=message_id, reason=reason, message_version=version)
-
-    def _wait_no_longer(self, exchange_id: str, reason: str, told: bool = False) -> None:
-        """Reject the calls of an exchange that waits for a person, and abandon it; do nothing if it does not wait.
-
-        If the model is to be `told`, results say so, as far as the calls are at the end of memory.
-        """
-        exchange = self.state.open_exchanges[exchange_id]
-        tail, state = exchange.tail_version or 0, self.state
-        is_at_end = bool(exchange.tail) and tail == state.end_version and tail > state.cut_version and not exchange.left
-        for call_id, decision in list((exchange.waits_for or {}).items()) if exchange.waits else ():
-            if not decision:
-                self.decide_call(call_id, approved=False, reason=reason)
-            if told and is_at_end:
-                what = "this approved call was not made" if decision == "approved" else "this call was rejected"
-                self.journal(Message(Role.TOOL, f"[{what}: {reason}]", tool_call_id=call_id), exchange_id=exchange_id)
-        if exchange.waits:
-            self.abandon(exchange_id, reason)
-
-    def pin(self, message_id: str, version: int, pinned: bool = True) -> None:
-        """Show a message of this version in every window, or no longer; do nothing if that is so.
-
-        Raises:
-            InvalidInput: too many messages are pinned.
-        """
-        self.require_current(version)
-        pins = self.state.pins or {}
-        if pinned == (message_id in pins):
-            return
-        if pinned and len(pins) >= PINS_MAX:
-            raise InvalidInput(
-                f"{PINS_MAX} messages of {self.state.key!r} are pinned, and no more can be: unpin one first"
-            )
-        self._record(e.MessagePinned, message_id=message_id, message_version=version, pinned=pinned)
+        self._wait_no_longer("its message was retracted", message_id)
+        self.record(e.MessageRetracted, message_id=message_id, reason=reason, message_version=version)
 
     def compact(self, summary: e.MessageJournaled, covers: Parent, upto: int, system_versions: Sequence[int]) -> None:
         """Show a summary, which this commit journals aside, in place of the path up to a message."""
-        self._record(
+        self.record(
             e.MemoryCompacted,
             message_id=summary.message_id,
             message_version=summary.originator_version,
@@ -565,22 +500,6 @@ class Conversation:
             upto_version=upto,
             system_versions=list(system_versions),
             run_id=summary.run_id,
-        )
-
-    def rate(self, message_id: str, version: int, score: float, comment: str = "") -> None:
-        """Record what the actor thinks of a message of this version.
-
-        Raises:
-            InvalidInput: the score is no finite number, or the comment is no storable text.
-        """
-        check_texts(comment=comment)
-        self.require_current(version)
-        from ..arguments import is_number, short
-
-        if not is_number(score):
-            raise InvalidInput(f"the score must be a finite number, such as 1 or -1, not {short(score)}")
-        self._record(
-            e.MessageRated, message_id=message_id, message_version=version, score=float(score), comment=comment
         )
 
     def delete(self, reason: str = "", interrupting: bool = False) -> None:
@@ -596,14 +515,21 @@ class Conversation:
         self.be_free()
         for run_id in list(self.state.shadow_runs):
             self.fail_run(run_id, Failure("interrupted", code=code, message=message))
-        self._record(e.ConversationDeleted, reason=reason)
+        self.record(e.ConversationDeleted, reason=reason)
 
     def clear_memory(self, reason: str = "") -> None:
         """Empty the memory as of now; the log is unchanged."""
         check_texts(reason=reason)
-        for exchange_id in list(self.state.open_exchanges):
-            self._wait_no_longer(exchange_id, "memory was cleared")
-        self._record(e.MemoryCleared, up_to_version=self.version, reason=reason)
+        self._wait_no_longer("memory was cleared")
+        self.record(e.MemoryCleared, up_to_version=self.version, reason=reason)
+
+    def _wait_no_longer(self, reason: str, message_id: str | None = None, told: bool = False) -> None:
+        """Reject the tool calls that wait for a person: all, or those of an exchange with this question or these calls."""
+        for exchange_id, exchange in list(self.state.open_exchanges.items()):
+            if exchange.waits and (message_id is None or message_id in {exchange.question, exchange.tail}):
+                from .decisions import wait_no_longer
+
+                wait_no_longer(self, exchange_id, reason, told)
 
     def _completed(self, run_id: str, completion: Completion, duration_seconds: float | None, **more: Any) -> None:
         facts: dict[str, Any] = vars(completion) | {
@@ -612,7 +538,7 @@ class Conversation:
             "waits_for": list(completion.waits_for),
         }
         del facts["messages"]
-        self._record(e.RunCompleted, run_id=run_id, duration_seconds=duration_seconds, **facts, **more)
+        self.record(e.RunCompleted, run_id=run_id, duration_seconds=duration_seconds, **facts, **more)
 
     def _started(self, exchange_id: str, plan: RunPlan) -> str:
         check_texts(backend=plan.backend, model=plan.model)
@@ -632,7 +558,7 @@ class Conversation:
         if exchange is not None and exchange.answered and not plan.shadow:
             carried["question_answered"] = True
         deadline = to_iso(now() + timedelta(seconds=plan.timeout_seconds + RUN_GRACE_SECONDS))
-        started = self._record(e.RunStarted, run_id=new_id(), exchange_id=exchange_id, deadline=deadline, **carried)
+        started = self.record(e.RunStarted, run_id=new_id(), exchange_id=exchange_id, deadline=deadline, **carried)
         return started.run_id
 
     def _refuse_while_running(self) -> None:
@@ -672,7 +598,8 @@ class Conversation:
             )
         return run
 
-    def _record(self, event_class: type[E], **carried: Any) -> E:
+    def record(self, event_class: type[E], **carried: Any) -> E:
+        """Add an event to the pending ones, and apply it to the state; the commands of the room decide which."""
         event = event_class(
             originator_id=self.id,
             originator_version=self.state.version + 1,

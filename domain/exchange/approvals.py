@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..conversation import Completion
 from ..conversation import events as e
+from ..conversation.decisions import decide_call
 from ..conversation.messages import Message, Role, Usage, restore_message
 from ..effects import ApprovalNeeded, Emit, work
 from ..errors import CallNotWaiting, InvalidInput
@@ -51,8 +52,8 @@ def decide(chat: Conversing, call_id: str, reason: str, *, approved: bool, strea
     def record(conversation: Conversation) -> tuple[str, bool]:
         if approved:
             _require_tool(chat, conversation.state, call_id)
-        exchange_id = conversation.decide_call(call_id, approved, reason)
-        return exchange_id, conversation.still_waits(exchange_id)
+        exchange_id = decide_call(conversation, call_id, approved, reason)
+        return exchange_id, conversation.state.open_exchanges[exchange_id].undecided is not None
 
     try:
         exchange_id, waits = yield from work(partial(chat.journal.commit, chat.key, record))

@@ -380,6 +380,8 @@ class Chat:
             MessageNotFound: there is no such message.
             InvalidInput: it was retracted or cleared, it holds tool calls or the result of one, or too many are pinned.
         """
+        from ..conversation import decisions
+
         journal = self._conversing.acting(actor).journal
         message = journal.places(self.key).visible(message_id, "pinned")
         if pinned and message.is_part_of_call:
@@ -387,7 +389,8 @@ class Chat:
                 f"message {message_id} holds a tool call or its result, of which a window would show one without the other: "
                 "pin the question before it or the answer after it instead"
             )
-        journal.commit(self.key, lambda conversation: conversation.pin(message.message_id, message.version, pinned))
+        name, version = message.message_id, message.version
+        journal.commit(self.key, lambda conversation: decisions.pin(conversation, name, version, pinned))
 
     def rate(self, message_id: str, score: float, comment: str = "", *, actor: str | None = None) -> None:
         """Record what a person thinks of a message; `score` is a number on the app's own scale, such as 1 and -1.
@@ -396,10 +399,12 @@ class Chat:
             MessageNotFound: there is no such message.
             InvalidInput: the score is no finite number, or the comment is no storable text.
         """
+        from ..conversation import decisions
+
         journal = self._conversing.acting(actor).journal
         found = journal.places(self.key).find(message_id)
         journal.commit(
-            self.key, lambda conversation: conversation.rate(found.message_id, found.version, score, comment)
+            self.key, lambda conversation: decisions.rate(conversation, found.message_id, found.version, score, comment)
         )
 
     def retract(self, message_id: str, reason: str = "", *, actor: str | None = None) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ..conversation import Conversation, stream_of
 from ..conversation import events as e
+from ..conversation.decisions import pin
 from ..conversation.description import Description
 from ..conversation.messages import Role
 from ..effects import work
@@ -141,7 +142,7 @@ def _journal(conversation: Conversation, full: Memory, memory: Memory, asked_in:
     if covers is not None:
         _copy_summary(conversation, memory, covers, copies)
     for copied in pinned:
-        conversation.pin(copied.message_id, copied.originator_version)
+        pin(conversation, copied.message_id, copied.originator_version)
     return own
 
 

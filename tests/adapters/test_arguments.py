@@ -247,6 +247,11 @@ def problem_of(make: Callable[[], None], value: Any) -> str:
     return "accepted"
 
 
+ON_SQLITE = pytest.mark.parametrize("any_db_url", ["sqlite"], indirect=True)
+"""For what is checked before a database is asked."""
+
+
+@ON_SQLITE
 @pytest.mark.parametrize("kind", CLASSES)
 def test_a_value_of_another_kind_is_refused_and_nothing_is_written(place: Place, kind: type) -> None:
     ledger, problems = place.ledger, list[str]()
@@ -266,7 +271,11 @@ def test_a_value_of_another_kind_is_refused_and_nothing_is_written(place: Place,
     assert not problems, "\n".join(problems)
 
 
-@pytest.mark.parametrize("kind", CLASSES)
+@pytest.mark.parametrize(
+    ("any_db_url", "kind"),
+    [*(("sqlite", kind) for kind in CLASSES), *(("postgresql", kind) for kind in (Ledger, Chat, Replay))],
+    indirect=["any_db_url"],
+)
 def test_a_text_of_unusual_characters_is_no_error_of_a_library(place: Place, kind: type) -> None:
     ledger, problems = place.ledger, list[str]()
     make = call_async if kind.__name__.startswith("Async") else call
@@ -286,6 +295,7 @@ def test_a_text_of_unusual_characters_is_no_error_of_a_library(place: Place, kin
     assert [*ledger.check()] == []
 
 
+@ON_SQLITE
 def test_the_values_of_an_iterator_are_all_used(place: Place) -> None:
     place.ledger.conversation("other").append("user", "hi")
     given = iter(["k", "other"])

@@ -17,6 +17,7 @@ import threadledger
 from threadledger.adapters.doctor.ledger import check_unanswered
 from threadledger.adapters.formats import export_lines, import_lines
 from threadledger.domain.conversation import ConversationState, RunPlan, events, evolve, stream_of
+from threadledger.domain.conversation.decisions import pin, rate
 from threadledger.domain.conversation.description import Description
 from threadledger.domain.errors import (
     Conflict,
@@ -180,10 +181,10 @@ def test_a_decision_about_a_message_that_was_deleted_meanwhile_is_refused(ledger
     chat.delete()
     chat.append("user", "new")
     for decide in (
-        lambda it: it.pin(old.message_id, old.version),
+        lambda it: pin(it, old.message_id, old.version),
         lambda it: it.select(old.message_id, old.version),
         lambda it: it.retract(old.message_id, "", old.version),
-        lambda it: it.rate(old.message_id, old.version, 1),
+        lambda it: rate(it, old.message_id, old.version, 1),
     ):
         with pytest.raises(ConversationChanged, match="deleted meanwhile"):
             ledger.journal.commit("k", decide)

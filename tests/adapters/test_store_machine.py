@@ -199,7 +199,7 @@ class StoreMachine(RuleBasedStateMachine):
             run_id = it.start_run(exchange_id, RunPlan("chat", "m", rerun_of=failed))
             answer = it.complete_run(run_id, Completion((text_message("assistant", "again"),)))
             facts = {"exchange_id": exchange_id, "run_id": run_id, "message_id": answer}
-            it._record(events.RerunAccepted, superseded_message_id=superseded, **facts)
+            it.record(events.RerunAccepted, superseded_message_id=superseded, **facts)
 
         try:
             self._commit(number, key, decide)

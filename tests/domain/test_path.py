@@ -108,7 +108,7 @@ class Told:
         self.commit(lambda it: self.ids.append(it.journal(parse_message(said), **more).message_id))
 
     def record(self, kind: Any, **fields: Any) -> None:
-        self.commit(lambda it: it._record(kind, **fields))
+        self.commit(lambda it: it.record(kind, **fields))
 
     def run(self, number: int) -> None:
         """Start a run as `ask` does: it knows the hash as of the version at which it read."""

@@ -94,11 +94,11 @@ def conversation_of(steps: Sequence[tuple[str, int]]) -> list[events.Event]:
                 conversation.clear_memory()
             case "supersedes":
                 accepted: dict[str, Any] = {"exchange_id": "x", "run_id": "r", "message_id": chosen}
-                conversation._record(events.RerunAccepted, **accepted, superseded_message_id=chosen)
+                conversation.record(events.RerunAccepted, **accepted, superseded_message_id=chosen)
             case "is accepted behind":
                 accepted = {"exchange_id": "x", "run_id": f"r{number // 2 % 2}", "message_id": "m"}
                 gone = ids[number // 2] if number % 2 and number // 2 < len(ids) else None
-                conversation._record(
+                conversation.record(
                     events.RerunAccepted, **accepted, behind_message_id=chosen, superseded_message_id=gone
                 )
     return list(conversation.collect_events())

@@ -13,6 +13,7 @@ import pytest
 from freezegun import freeze_time
 
 from threadledger.domain.conversation import events as e
+from threadledger.domain.conversation.decisions import pin
 from threadledger.domain.errors import AllBackendsFailed, CallNotWaiting, ConversationBusy, InvalidInput
 from threadledger.domain.ledger import Ledger
 
@@ -226,7 +227,7 @@ def test_a_pinned_call_or_result_is_refused_and_one_of_an_older_log_is_not_sent_
         return [(each["role"], each.get("content")) for each in simulator.requests[-1].body["messages"]]
 
     def pin_as_before(message: Any) -> None:
-        ledger.journal.commit("k", lambda it: it.pin(message.message_id, message.version))
+        ledger.journal.commit("k", lambda it: pin(it, message.message_id, message.version))
 
     pin_as_before(call)
     chat.ask("What else?")

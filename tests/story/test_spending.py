@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from threadledger.adapters.prices import price
+from threadledger.domain.conversation.decisions import rate
 from threadledger.domain.ledger import Ledger
 
 from .budgeting import ledger_of
@@ -137,6 +138,6 @@ def test_the_newest_rating_by_each_actor_counts_for_the_model_that_said_the_mess
 
 def test_a_rating_that_cannot_be_stored_in_a_row_is_set_aside_and_the_others_count(ledger: Ledger) -> None:
     said = run(ledger, "k", "gpt-5.5", SMALL)
-    ledger.journal.commit("k", lambda it: it.rate(said, 0, 1))
+    ledger.journal.commit("k", lambda it: rate(it, said, 0, 1))
     ledger.conversation("k").rate(said, 1, actor="anna")
     assert [(row.ratings, row.mean_rating) for row in ledger.summary("model")] == [(1, 1.0)]
