@@ -50,7 +50,7 @@ def _planned(ledger: Ledger, key: str) -> dict[str, Any]:
         "title": state.description.title or None if state.description is not None else None,
         "messages": state.messages,
         "last_at": state.last_at,
-        "threads": ledger.journal.threads_ever_linked(key),
+        "threads": ledger.journal.threads_ever_linked(key) if state.links else {},
         "state": "planned",
         "reason": "",
     }

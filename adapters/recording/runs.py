@@ -411,10 +411,10 @@ def _is_of_a_failed_run(each: JournaledMessage, state: ConversationState) -> boo
 
 
 def give_up_idle(conversation: Conversation) -> None:
-    """Abandon open exchanges without recent activity, because the app has a newer question."""
+    """Abandon open exchanges without recent activity, because the app has a newer question; one may wait for a person."""
     moment = now()
     for exchange_id, exchange in list(conversation.state.open_exchanges.items()):
-        if not exchange.is_active(moment):
+        if not exchange.is_active(moment) and not exchange.waits:
             conversation.abandon(exchange_id, "the app went on without an answer")
 
 

@@ -17,12 +17,15 @@ if TYPE_CHECKING:
 def delete(chat: Conversing, reason: str) -> Effects[Mapping[str, Sequence[str]]]:
     """End a conversation, and return the threads that remain at the provider; see `Chat.delete`."""
 
-    def decide(conversation: Conversation, interrupting: bool = False) -> int:
+    def decide(conversation: Conversation, interrupting: bool = False) -> tuple[int, bool]:
         if conversation.pending:  # there is none, so one was just begun
             chat.journal.require(chat.key)
+        has_threads = bool(conversation.state.links)
         conversation.delete(reason, interrupting)
-        return conversation.version
+        return conversation.version, has_threads
 
     yield from work(partial(chat.journal.require, chat.key))
-    version = yield from chat.when_free(decide)
+    version, has_threads = yield from chat.when_free(decide)
+    if not has_threads:
+        return {}
     return (yield from work(partial(chat.journal.threads_ever_linked, chat.key, version)))

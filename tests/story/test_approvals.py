@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 from freezegun import freeze_time
+from openai import OpenAI
 
+import threadledger
 from threadledger.domain.conversation import events as e
 from threadledger.domain.conversation.decisions import pin
 from threadledger.domain.errors import AllBackendsFailed, CallNotWaiting, ConversationBusy, InvalidInput
@@ -386,4 +388,22 @@ def test_the_same_approval_again_continues_what_no_backend_answered(
         chat.approve(waiting.pending[0].id)
     simulator.answer("I have paid.")
     assert chat.approve(waiting.pending[0].id).text == "I have paid."
+    assert till.paid == [5]
+
+
+@pytest.mark.parametrize("kind", ["chat"])
+def test_a_call_still_waits_after_the_app_asked_another_model_through_a_recorded_client(
+    ledger: Ledger, simulator: Any, till: Till
+) -> None:
+    chat = ledger.conversation("k")
+    simulator.answer({"tool_calls": [PAY]}, "Sunny.", "I have paid.")
+    waiting = chat.ask("Pay five.")
+    with (
+        OpenAI(base_url=simulator.base_url, api_key="sk-test") as client,
+        freeze_time(datetime.now(UTC) + timedelta(days=1)),
+    ):
+        recorded = threadledger.record(client, ledger, key="k")
+        asked: Any = [{"role": "user", "content": "What is the weather?"}]
+        recorded.chat.completions.create(model="gpt-5.5", messages=asked)
+        assert chat.approve(waiting.pending[0].id).text == "I have paid."
     assert till.paid == [5]
