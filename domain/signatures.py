@@ -58,7 +58,7 @@ def _checking(method: FunctionType) -> Callable[..., Any]:
         checked = check(annotations, given)
         easy.update((name, easy_types(name, annotations)) for name in names)
         named.update((name, checked[name]) for name in named)
-        return (args[0], *(checked[name] for name in names[: len(args) - 1]), *args[len(names) + 1 :])
+        return (*args[:1], *(checked[name] for name in names[: len(args) - 1]), *args[len(names) + 1 :])
 
     @wraps(method)
     def checking(*args: Any, **named: Any) -> Any:

@@ -14,8 +14,10 @@ import pytest
 from threadledger.domain.errors import AllBackendsFailed
 from threadledger.domain.ledger import Ledger
 
-SHORT, LONG = 100, 2_000
-FEW, MANY = 30, 150
+from ..conftest import SOAK
+
+SHORT, LONG = 100, 100_000 if SOAK else 2_000
+FEW, MANY = 30, 10_000 if SOAK else 150
 WINDOW = 20
 STEPS = 6
 
