@@ -128,14 +128,14 @@ class _Wanted(NamedTuple):
             InvalidInput: it is not.
         """
         if not self._allows(value):
-            raise InvalidInput(f"{name} has type {type(value).__name__}: nothing was written; pass {self.words}")
+            raise InvalidInput(f"{name} has type {type(value).__name__}: nothing was done; pass {self.words}")
         if PathLike in self.types:
             check_path(name, value)
         elif isinstance(value, (datetime, timedelta)):
             _check_moment(name, value)
         elif isinstance(value, int):
             if abs(value) > NUMBER_MAX:
-                raise InvalidInput(f"{name} is a number of more than 63 bits: nothing was written; pass a smaller one")
+                raise InvalidInput(f"{name} is a number of more than 63 bits: nothing was done; pass a smaller one")
         elif Iterable in self.types and value is not None and not isinstance(value, str):
             return _texts(name, value)
         return value
@@ -161,9 +161,9 @@ def _texts(name: str, values: Iterable[object]) -> Collection[object]:
     texts = values if isinstance(values, Collection) else tuple(values)
     for each in texts:
         if not isinstance(each, str):
-            raise InvalidInput(f"{name} holds a value of type {type(each).__name__}: nothing was written; pass texts")
+            raise InvalidInput(f"{name} holds a value of type {type(each).__name__}: nothing was done; pass texts")
         if not each.isascii() and any("\ud800" <= character <= "\udfff" for character in each):
-            raise InvalidInput(f"{name} holds {short(each)}, which is no Unicode text: nothing was written; correct it")
+            raise InvalidInput(f"{name} holds {short(each)}, which is no Unicode text: nothing was done; correct it")
     return texts
 
 

@@ -153,8 +153,9 @@ def text_of(value: object) -> str:
     return type(value).__name__
 
 
-LOGGERS = tuple(f"threadledger{each}" for each in ("", ".runs", ".threads", ".views", ".claims"))
-"""Logger names: general progress, one line for each run that ended, threads and views that lag behind, and claims."""
+LOGGERS = tuple(f"threadledger{each}" for each in ("", ".runs", ".threads", ".views", ".memory", ".claims"))
+"""Logger names: general progress, one line for each run that ended, threads and views that lag behind, memory that stays too long, and
+claims."""
 
 TRACEBACK_CHARS_MAX = 20_000
 """Maximum length of a traceback in a log record, in characters."""

@@ -337,16 +337,16 @@ def test_a_page_is_read_from_an_index(ledger, any_database):
     ("wrong", "sentence"),
     [
         ({"owner": ""}, "the owner is empty: pass the id of an owner, or None for all conversations"),
-        ({"owner": 3}, "the owner has type int: nothing was read; pass a text"),
+        ({"owner": 3}, "owner has type int: nothing was done; pass a text or None"),
         ({"tag": ""}, "a tag is empty: nothing was read; leave it out, or pass an empty list for no tags"),
-        ({"tag": 3}, "tags has type int: nothing was read; pass a list of texts"),
-        ({"metadata": 3}, "metadata has type int: nothing was read; pass a dict"),
+        ({"tag": 3}, "tag has type int: nothing was done; pass a text or a list of texts or None"),
+        ({"metadata": 3}, "metadata has type int: nothing was done; pass a dict or None"),
         (
             {"metadata": {"desk": [1]}},
             "metadata 'desk' is a list or an object: filter by a text, number, true, false or null",
         ),
-        ({"pending": 1}, "pending is 1: pass True, False or None"),
-        ({"archived": "no"}, "archived is 'no': pass True, False or None"),
+        ({"pending": 1}, "pending has type int: nothing was done; pass True or False or None"),
+        ({"archived": "no"}, "archived has type str: nothing was done; pass True or False or None"),
     ],
     ids=str,
 )

@@ -74,7 +74,7 @@ def test_a_search_never_crosses_an_owner(ledger):
     ledger.conversation("b").describe(owner="anna")
     assert [hit.key for hit in ledger.search("secret", owner="anna")] == ["b", "a"]
     assert ledger.search("secret", owner="ben") == []
-    with pytest.raises(InvalidInput, match="empty owner"):
+    with pytest.raises(InvalidInput, match="the owner is empty"):
         ledger.search("secret", owner="")
 
 
