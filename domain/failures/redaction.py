@@ -154,8 +154,8 @@ def text_of(value: object) -> str:
 
 
 LOGGERS = tuple(f"threadledger{each}" for each in ("", ".runs", ".threads", ".views", ".memory", ".claims"))
-"""Logger names: general progress, one line for each run that ended, threads and views that lag behind, memory that stays too long, and
-claims."""
+"""Logger names: general progress, one line for each run that ended, threads and views that lag behind, memory that stays
+too long, and claims."""
 
 TRACEBACK_CHARS_MAX = 20_000
 """Maximum length of a traceback in a log record, in characters."""
