@@ -32,8 +32,9 @@ FILL = 40
 FEW = 10
 WINDOW = 20
 SAMPLES = 31
-AT_MOST = 1.2
-"""Maximum ratio of what is measured after many branches to the same after few."""
+AT_MOST, AGAIN_AT_MOST = 1.2, 1.5
+"""Maximum ratio of what is measured after many branches to the same after few. What is done once more may cost more: an old
+message is found by halving."""
 
 
 class Echo:
@@ -106,7 +107,8 @@ def _measure(ledger: Ledger, what: str, times: int, samples: int, table: Table) 
     (few, few_bytes), (many, many_bytes) = found
     for name, each in few.items():
         ours, floor = statistics.median(many[name]), statistics.median(each)
-        table.compared(f"{times:,} {what}: {name}", ours, floor, "ms", at_most=AT_MOST)
+        limit = AGAIN_AT_MOST if name == "once more" else AT_MOST
+        table.compared(f"{times:,} {what}: {name}", ours, floor, "ms", at_most=limit)
     table.compared(f"{times:,} {what}: state", many_bytes, few_bytes, "bytes", at_most=AT_MOST)
 
 
