@@ -922,6 +922,6 @@ def test_a_value_that_is_no_text_is_refused_and_nothing_is_written(db_url, open_
         *([] if value is None else [lambda: chat.append("user", "more", idempotency_key=value)]),
     ]
     for call in calls:
-        with pytest.raises(InvalidInput, match=f"type {type(value).__name__}: nothing was written"):
+        with pytest.raises(InvalidInput, match=f"type {type(value).__name__}: nothing was (written|done)"):
             call()
     assert len(stored_events(db_url)) == 2

@@ -58,7 +58,7 @@ KNOWN: dict[tuple[str, str], Known] = {
     ("Ledger.conversations(since, limit)", MESSAGES): _known(HALVED, {"steps": 2.1}),
     ("Chat.variants", MESSAGES): _known(VARIANTS, {"steps": 5, "calls": 5}),
     ("Ledger.search(owner, limit)", MESSAGES): _known(OTHERS, {"steps": 4.9}),
-    ("Ledger.conversations(search of one)", CONVERSATIONS): _known(SEGMENTS, {"statements": 1.3}),
+    ("Ledger.conversations(search of one)", CONVERSATIONS): _known(SEGMENTS, {}),
     ("Ledger.conversations(search of one)", MESSAGES): _known(SEGMENTS, {}),
     ("Ledger.threads", CONVERSATIONS): _known(UNLINKED, {"steps": 2.0}),
     ("Ledger.threads(limit)", CONVERSATIONS): _known(UNLINKED, {"steps": 19}),

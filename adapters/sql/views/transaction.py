@@ -24,6 +24,10 @@ PAGE_ROWS = 1_000
 """Number of rows in memory while all rows of a large table are read."""
 
 
+VALUES_AT_ONCE = 900
+"""Maximum number of values in one statement, which every build of SQLite accepts."""
+
+
 class ViewTransaction:
     """Represent a transaction that is in progress. `?` is the placeholder for a value in its statements."""
 
@@ -70,7 +74,7 @@ class ViewTransaction:
         names = ", ".join(columns)
         with self._cursor() as cursor:
             if self.kind == "sqlite":
-                cursor.executemany(f"INSERT INTO {table} ({names}) VALUES ({_marks(columns)})", rows)
+                self._insert_many(cursor, f"INSERT INTO {table} ({names}) VALUES", f"({_marks(columns)})", rows)
                 return
             types = list(columns.values()) if isinstance(columns, Mapping) else []
             with cursor.copy(f"COPY {table} ({names}) FROM STDIN{' (FORMAT BINARY)' if types else ''}") as copy:
@@ -78,6 +82,17 @@ class ViewTransaction:
                     copy.set_types(types)
                 for row in rows:
                     copy.write_row(row)
+
+    @staticmethod
+    def _insert_many(cursor: Cursor, into: str, marks: str, rows: Sequence[Sequence[Any]]) -> None:
+        """Insert rows several at a time: SQLite opens every index of the table once for each statement."""
+        at_once = max(VALUES_AT_ONCE // len(rows[0]), 1)
+        whole = len(rows) - len(rows) % at_once
+        together = (tuple(chain.from_iterable(rows[begin : begin + at_once])) for begin in range(0, whole, at_once))
+        if whole:
+            cursor.executemany(f"{into} {', '.join([marks] * at_once)}", together)
+        if whole < len(rows):
+            cursor.executemany(f"{into} {marks}", rows[whole:])
 
     def put(self, table: str, key: Sequence[str], columns: Columns, rows: Sequence[Sequence[Any]]) -> None:
         """Insert rows; replace existing ones with the same key."""
