@@ -80,7 +80,7 @@ class Places:
         if message.is_summary:
             raise InvalidInput(
                 f"message {message.message_id} of {self._key!r} is a summary, so it cannot be {what}: choose one of the messages "
-                "that it stands for, with: threadledger show KEY --full"
+                f"that it stands for, with: threadledger show {quoted(self._key)} --full"
             )
         return message
 

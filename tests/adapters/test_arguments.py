@@ -307,6 +307,6 @@ def test_a_method_that_checks_its_arguments_still_says_what_they_are() -> None:
     assert list(inspect.signature(AsyncChat.pin).parameters) == ["self", "message_id", "pinned", "actor"]
     assert inspect.iscoroutinefunction(AsyncChat.edit) and inspect.iscoroutinefunction(AsyncChat.pin)
     with pytest.raises(TypeError, match="unexpected keyword"):
-        Chat.pin(None, "x", nothing=1)  # type: ignore[call-arg,arg-type]
+        Chat.pin(None, "x", nothing=1)  # type: ignore[call-arg,arg-type] # the wrong call is the test
     with pytest.raises(TypeError, match="positional argument"):
-        Chat.pin(None, "x", True, "anna", "more")  # type: ignore[call-arg,arg-type,misc]
+        Chat.pin(None, "x", True, "anna", "more")  # type: ignore[call-arg,arg-type,misc] # the wrong call is the test

@@ -370,6 +370,21 @@ def test_an_idempotency_key_names_one_branch(chat: Any) -> None:
     assert chat.edit(question, "uno", idempotency_key="e1").message_id == edited.message_id
 
 
+def test_a_key_of_a_rerun_after_tool_results_still_names_its_question(
+    open_ledger: Open, simulator: Any, profile: Path
+) -> None:
+    ledger = open_ledger({"weather": lambda: "sunny"}, backends=("chat",), threads="none", profile=profile, retries=0)
+    chat = ledger.conversation("k")
+    chat.ask("one")
+    edited = chat.edit(question_of(chat, "one"), "uno")
+    simulator.answer(CALLS, "It is sunny.")
+    simulator.add_fault("POST /chat/completions", refuse={"status": 400}, after=1, times=1)
+    with pytest.raises(AllBackendsFailed):
+        chat.regenerate()
+    answer = chat.regenerate(edited.message_id, idempotency_key="r1")
+    assert chat.regenerate(edited.message_id, idempotency_key="r1").message_id == answer.message_id
+
+
 @pytest.mark.parametrize("work", ["edit", "regenerate"])
 def test_what_waits_for_its_turn_does_not_bring_a_deleted_conversation_back(
     open_ledger: Open, monkeypatch: pytest.MonkeyPatch, work: str
