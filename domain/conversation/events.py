@@ -101,6 +101,16 @@ class MessageJournaled(Event, frozen=True, kw_only=True):
     it is in memory only if it, or one that follows it, is selected."""
     parent_version: int | None = None
     """Version of that message, with 0 for the beginning; None if the message follows the end."""
+    metadata: JSON = field(default_factory=dict)
+    """What an app says about the message, at most 16 KiB; `MessageDescribed` replaces it."""
+
+
+class MessageDescribed(Event, frozen=True, kw_only=True):
+    """Record what an app says about a message: it replaces all that was said before."""
+
+    message_id: str
+    message_version: int
+    metadata: JSON = field(default_factory=dict)
 
 
 class RunStarted(Event, frozen=True, kw_only=True):
@@ -237,13 +247,31 @@ class ExchangeRequested(Event, frozen=True, kw_only=True):
     """Id of the question, and its version, if the exchange answers a message that it did not journal."""
     question_version: int | None = None
     surface: str | None = None
-    """Where the request came from; None for a call in the app's own process."""
+    """Where the request came from: the served API (`assistants`, `chat`); None for a call in the app's own process."""
     deadline: str | None = None
     """Time limit of the whole exchange (ISO 8601)."""
     background: bool = False
-    """Whether the caller does not wait for the answer."""
+    """Whether any process may answer: one that stops is replaced, and nothing else is asked until the deadline."""
     blobs: list[str] = field(default_factory=list)
     """Addresses of the blobs that the event needs."""
+    request: JSON = field(default_factory=dict)
+    """What a served request says besides the profile and the fields above, such as `assistant_id`."""
+    idempotency_key: str | None = None
+    """Key of the request that opened the exchange, if that journaled no message."""
+
+
+class ExchangeDescribed(Event, frozen=True, kw_only=True):
+    """Record what an app says about an exchange: it replaces the metadata of its request."""
+
+    exchange_id: str
+    metadata: JSON = field(default_factory=dict)
+
+
+class ExchangeCancelled(Event, frozen=True, kw_only=True):
+    """Record that the caller no longer wants an answer: the exchange has none, and nobody waits for one."""
+
+    exchange_id: str
+    reason: str = ""
 
 
 class ExchangeAbandoned(Event, frozen=True, kw_only=True):
@@ -413,6 +441,48 @@ class ProfileDefined(Event, frozen=True, kw_only=True):
     """Sampling, tool choice and the format of answers, by name."""
 
 
+class AssistantDefined(Event, frozen=True, kw_only=True):
+    """Record an assistant of the served API as it is from now on, on its own stream."""
+
+    assistant_id: str
+    model: str
+    """The model that requests name; the server's routes say what answers."""
+    profile_hash: str
+    """The profile with its name, instructions, tools and settings."""
+    tenant: str = ""
+    """The tenant that it belongs to."""
+    description: str | None = None
+    tool_resources: JSON = field(default_factory=dict)
+    dropped: list[str] = field(default_factory=list)
+    """Types of tools that it was to have and that the server does not run."""
+    metadata: JSON = field(default_factory=dict)
+    written_at: str | None = None
+    """When the original of an imported assistant was created (ISO 8601)."""
+
+
+class AssistantDeleted(Event, frozen=True, kw_only=True):
+    """Record that an assistant was deleted; runs that used it are unchanged."""
+
+    assistant_id: str
+
+
+class ApiKeyAdded(Event, frozen=True, kw_only=True):
+    """Record a key with which apps may call the server; the key itself is stored nowhere."""
+
+    name: str
+    key_hash: str
+    """SHA-256 of the key, in hexadecimal."""
+    tenant: str = ""
+    """The tenant whose objects it reaches; empty for those that belong to no tenant."""
+    read_only: bool = False
+
+
+class ApiKeyRevoked(Event, frozen=True, kw_only=True):
+    """Record that a key is no longer accepted."""
+
+    name: str
+
+
 class AttachmentUploaded(Event, frozen=True, kw_only=True):
     """Record that a provider has a copy of an attachment, on the stream of that attachment at that endpoint."""
 
@@ -525,11 +595,14 @@ EVENTS: dict[str, type[Event]] = {
         ConversationDescribed,
         ConversationDeleted,
         MessageJournaled,
+        MessageDescribed,
         RunStarted,
         RunCompleted,
         RunFailed,
         FallbackUsed,
         ExchangeRequested,
+        ExchangeDescribed,
+        ExchangeCancelled,
         ExchangeAbandoned,
         ThreadLinked,
         ThreadLost,
@@ -544,6 +617,10 @@ EVENTS: dict[str, type[Event]] = {
         MessageRated,
         ToolCallDecided,
         ProfileDefined,
+        AssistantDefined,
+        AssistantDeleted,
+        ApiKeyAdded,
+        ApiKeyRevoked,
         AttachmentUploaded,
         AttachmentRemoved,
         JobItemsPlanned,

@@ -17,9 +17,9 @@ RESERVED = ("key:", "cli:")
 """Beginnings of names that only threadledger gives: to callers of its servers, and to users of its commands."""
 
 
-def acting(journal: Journal, name: object) -> Journal:
+def acting(journal: Journal, name: str, *, reserved: bool = False) -> Journal:
     """Return a journal of the same database whose events carry this actor; see `Journal.as_actor`."""
-    actor = checked_actor(name)
+    actor = name if reserved else checked_actor(name)
     copied = copy(journal)
     copied.copied, copied.actor = journal, actor
     return copied

@@ -108,15 +108,15 @@ class Journal(Application[str]):
         """Return the claims on items of bulk jobs."""
         return cast("Store", self._given_factory).job_claims()
 
-    def as_actor(self, name: str) -> Journal:
-        """Return a journal of the same database whose events carry this actor.
+    def as_actor(self, name: str, *, reserved: bool = False) -> Journal:
+        """Return a journal of the same database whose events carry this actor; `reserved` allows a name that a server gives.
 
         Raises:
             InvalidInput: the name is not valid, or reserved.
         """
         from .actors import acting
 
-        return acting(self, name)
+        return acting(self, name, reserved=reserved)
 
     def close(self) -> None:
         if self.copied is None:
