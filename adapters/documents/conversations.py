@@ -148,13 +148,13 @@ def event_in_words(kind: str, data: dict[str, Any]) -> str:
             return _about_thread(kind, data)
         case "ExchangeRequested":
             return _requested(data)
-        case "ExchangeAbandoned":
-            return "abandoned" + _because(data["reason"])
+        case "ExchangeAbandoned" | "ExchangeCancelled":
+            return kind.removeprefix("Exchange").lower() + _because(data["reason"])
         case "ConversationStarted" | "ConversationDescribed" | "ConversationDeleted" | "MemoryCleared":
             return _about_conversation(kind, data)
         case "ToolCallDecided" | "RerunAccepted" | "BranchSelected" | "MemoryCompacted":
             return _about_memory(kind, data)
-        case "MessageRetracted" | "MessagePinned" | "MessageRated":
+        case "MessageRetracted" | "MessagePinned" | "MessageRated" | "MessageDescribed" | "ExchangeDescribed":
             return _about_message(kind, data)
     return ", ".join(
         f"{name} {value}" for name, value in data.items() if name != "actor" and isinstance(value, (str, int)) and value
@@ -211,7 +211,10 @@ def _requested(data: dict[str, Any]) -> str:
     if data["metadata"]:
         facts.append(f"metadata {', '.join(data['metadata'])}")
     chosen = f"with {', '.join(facts)}" if facts else ""
-    runs = f"runs the question {short(question)} again" if question else "requested"
+    if data["surface"] is not None:
+        runs = f"requested by the served API ({data['surface']})"
+    else:
+        runs = f"runs the question {short(question)} again" if question else "requested"
     return f"{runs} {chosen}".strip()
 
 
@@ -231,7 +234,11 @@ def _about_memory(kind: str, data: dict[str, Any]) -> str:
 
 
 def _about_message(kind: str, data: dict[str, Any]) -> str:
+    if kind == "ExchangeDescribed":
+        return f"metadata of the exchange: {', '.join(data['metadata']) or 'none'}"[:100]
     name = short(data["message_id"])
+    if kind == "MessageDescribed":
+        return f"metadata of {name}: {', '.join(data['metadata']) or 'none'}"[:100]
     if kind == "MessageRetracted":
         return f"{name} retracted" + _because(data["reason"])
     if kind == "MessagePinned":

@@ -134,8 +134,9 @@ class Conversation:
         written_at: str | None = None,
         origin: Mapping[str, Any] | None = None,
         parent: Parent | None = None,
+        metadata: Mapping[str, Any] | None = None,
     ) -> e.MessageJournaled:
-        """Record a message at the end, or aside after its `parent`.
+        """Record a message at the end, or aside after its `parent`; `metadata` was checked.
 
         The store keeps one event for each idempotency key, which may stand for a `batch` of messages.
         """
@@ -163,9 +164,10 @@ class Conversation:
             written_at=written_at,
         )
         # Few have the others, and they make an event slower.
-        if message.tool_calls or message.extra_json != "{}" or origin or message.native_json:
+        if message.tool_calls or message.extra_json != "{}" or origin or message.native_json or metadata:
             event = msgspec.structs.replace(
                 event,
+                metadata=dict(metadata or {}),
                 tool_calls=[call.as_json() for call in message.tool_calls],
                 extra=message.extra(),
                 origin=dict(origin or {}),
@@ -286,6 +288,10 @@ class Conversation:
             self.fall_back(exchange_id, exchange.failed_run, exchange.failed_backend, plan)
         return self._started(exchange_id, plan)
 
+    def start_expired(self, exchange_id: str, plan: RunPlan) -> str:
+        """Record a run of an exchange whose time has passed, which is failed in the same commit; return its id."""
+        return self._started(exchange_id, plan)
+
     def fall_back(self, exchange_id: str, failed_run_id: str, from_backend: str, plan: RunPlan) -> None:
         """Record that the next backend takes over; do nothing if it is the same backend."""
         if from_backend != plan.backend:
@@ -307,10 +313,12 @@ class Conversation:
         source: Source = Source.RUN,
         duration_seconds: float | None = None,
         place: Place = _AT_THE_END,
+        answer_id: str | None = None,
     ) -> str:
         """Record a run's answer in one commit, `RunCompleted` and its messages; return the answer's message id.
 
         `place` is where the answer goes, if not to the end: that of a rerun, or one with newer messages of others.
+        `answer_id` is the id of the last message, if it has one already.
 
         Raises:
             RunNotOpen: the run has already ended.
@@ -324,7 +332,10 @@ class Conversation:
         journaled: list[e.MessageJournaled] = []
         parent = place.parent
         for message in completion.messages:
-            said = self.journal(message, source=source, exchange_id=exchange_id, run_id=run_id, parent=parent)
+            own = answer_id if message is completion.messages[-1] else None
+            said = self.journal(
+                message, source=source, exchange_id=exchange_id, run_id=run_id, parent=parent, message_id=own
+            )
             parent = (said.message_id, said.originator_version) if parent is not None else None
             journaled.append(said)
         answer = journaled[-1]
@@ -570,7 +581,7 @@ class Conversation:
 
     def _refuse_while_waiting(self, exchange_id: str) -> None:
         exchange = self.state.open_exchanges[exchange_id]
-        if exchange.undecided is not None:
+        if exchange.undecided is not None and not exchange.is_overdue(now()):
             raise ConversationBusy(
                 f"{self.state.key!r} waits for a decision on the tool call {exchange.undecided}: approve or reject it first"
             )
@@ -578,7 +589,7 @@ class Conversation:
     def _refuse_while_active(self, exchange_id: str) -> None:
         self._refuse_while_waiting(exchange_id)
         exchange = self.state.open_exchanges[exchange_id]
-        if exchange.waits:
+        if exchange.waits and exchange.deadline is None:
             call_id, decision = next(iter((exchange.waits_for or {}).items()))
             raise ConversationBusy(
                 f"the tool call {call_id} of {self.state.key!r} was {decision}, and no run has continued it yet: wait, or repeat "

@@ -1,21 +1,27 @@
-"""Record what people decide in a conversation: on tool calls, and what they think of messages and want to keep in view.
+"""Record what people and apps decide in a conversation: on tool calls, on exchanges, and on what they think of messages.
 
 `Conversation` has the decisions that every question needs.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from ..arguments import is_number, short
 from ..errors import CallNotWaiting, InvalidInput
-from ..limits import PINS_MAX
+from ..failures import Failure
+from ..ids import now
+from ..limits import DESCRIPTION_METADATA_BYTES_MAX, PINS_MAX
 from . import events as e
 from .keys import check_texts
 from .messages import Message, Role
+from .parsing import plain_json
 
 if TYPE_CHECKING:
-    from .conversation import Conversation
+    from .conversation import Conversation, RunPlan
+    from .messages import Parent
 
 
 def decide_call(conversation: Conversation, call_id: str, approved: bool, reason: str = "") -> str:
@@ -88,3 +94,80 @@ def rate(conversation: Conversation, message_id: str, version: int, score: float
         raise InvalidInput(f"the score must be a finite number, such as 1 or -1, not {short(score)}")
     about = {"message_id": message_id, "message_version": version}
     conversation.record(e.MessageRated, score=float(score), comment=comment, **about)
+
+
+def give_results(
+    conversation: Conversation, exchange_id: str, results: Sequence[Message], idempotency_key: str, parent: Parent | None
+) -> list[e.MessageJournaled]:
+    """Journal the results of all tool calls for which an exchange waits, in one commit.
+
+    `parent` is the message that they follow, if another branch was selected.
+
+    Raises:
+        CallNotWaiting: the exchange has ended, or it waits for none or for other calls.
+    """
+    state = conversation.state
+    exchange = state.open_exchanges.get(exchange_id)
+    waiting = [name for name, decision in ((exchange.waits_for if exchange else None) or {}).items() if not decision]
+    given = [each.tool_call_id for each in results]
+    if not waiting or sorted(waiting) != sorted(filter(None, given)):
+        raise CallNotWaiting(
+            f"the exchange {exchange_id} of {state.key!r} waits for the results of {waiting}, not of {given}: nothing was stored"
+        )
+    said: list[e.MessageJournaled] = []
+    for number, result in enumerate(sorted(results, key=lambda each: waiting.index(each.tool_call_id or ""))):
+        key = {"idempotency_key": idempotency_key, "batch": len(results)} if number == 0 else {}
+        said.append(conversation.journal(result, exchange_id=exchange_id, parent=parent, **key))
+        parent = (said[-1].message_id, said[-1].originator_version) if parent is not None else None
+    return said
+
+
+def cancel(conversation: Conversation, exchange_id: str, reason: str) -> None:
+    """End an open exchange whose answer nobody wants any more, with its open runs; do nothing if it has ended."""
+    check_texts(reason=reason)
+    state = conversation.state
+    if exchange_id not in state.open_exchanges:
+        return
+    for run_id in [name for name, run in state.open_runs.items() if run.exchange_id == exchange_id]:
+        conversation.fail_run(run_id, Failure("cancelled", code="cancelled", message=reason))
+    conversation.record(e.ExchangeCancelled, exchange_id=exchange_id, reason=reason)
+
+
+def expire(conversation: Conversation, exchange_id: str, plan: RunPlan, reason: str) -> bool:
+    """End an exchange whose time limit has passed; return whether it is over now.
+
+    Its open runs end as interrupted; without one, a run of this plan that was never called says so, for the audit.
+    """
+    state = conversation.state
+    exchange = state.open_exchanges.get(exchange_id)
+    if exchange is None or not exchange.is_overdue(now()):
+        return exchange is None
+    open_runs = [name for name, run in state.open_runs.items() if run.exchange_id == exchange_id]
+    for run_id in open_runs or [conversation.start_expired(exchange_id, plan)]:
+        conversation.fail_run(run_id, Failure("expired", code="expired", message=reason))
+    conversation.abandon(exchange_id, reason)
+    return True
+
+
+def describe_message(conversation: Conversation, message_id: str, version: int, metadata: Mapping[str, Any]) -> None:
+    """Record what an app says about a message of this version.
+
+    Raises:
+        InvalidInput: the metadata is not JSON, or too large.
+    """
+    conversation.require_current(version)
+    about = {"message_id": message_id, "message_version": version}
+    conversation.record(e.MessageDescribed, metadata=checked_metadata(metadata), **about)
+
+
+def checked_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what an app says about a message, as JSON of its own.
+
+    Raises:
+        InvalidInput: it is not JSON, or too large.
+    """
+    text = plain_json(metadata, "the metadata")
+    if len(text.encode()) > DESCRIPTION_METADATA_BYTES_MAX:
+        raise InvalidInput(f"the metadata exceeds {DESCRIPTION_METADATA_BYTES_MAX:,} bytes: store it elsewhere")
+    copied: dict[str, Any] = json.loads(text)
+    return copied

@@ -12,7 +12,7 @@ from ..ids import moment_of
 from . import events as e
 from .keys import key_of
 
-RUN_TOPICS = ("RunStarted", "RunCompleted", "RunFailed", "FallbackUsed", "ExchangeAbandoned")
+RUN_TOPICS = ("RunStarted", "RunCompleted", "RunFailed", "FallbackUsed", "ExchangeAbandoned", "ExchangeCancelled")
 """Names of the events that this fold reads."""
 
 
@@ -86,8 +86,8 @@ class ExchangeRecord:
     abandoned: bool = False
     answered_by: str | None = None
     unanswered: bool = True
-    """Whether a question waits for the answer: no longer once there is one, and never if the first run wrote a summary or
-    regenerated an answer."""
+    """Whether a question waits for the answer: no longer once there is one or it was cancelled, and never if the first run
+    wrote a summary or regenerated an answer."""
     taken_over: e.FallbackUsed | None = None
     """The newest fallback."""
 
@@ -141,8 +141,11 @@ def fold_exchanges(events: Iterable[e.Event], folded: Exchanges | None = None) -
             case e.FallbackUsed() if (run := folded.runs.get(event.failed_run_id)) is not None:
                 run.next = "fallback"
                 folded.by_id[run.exchange_id].taken_over = event
-            case e.ExchangeAbandoned() if (abandoned := folded.by_id.get(event.exchange_id)) is not None:
+            case (e.ExchangeAbandoned() | e.ExchangeCancelled()) if (
+                abandoned := folded.by_id.get(event.exchange_id)
+            ) is not None:
                 abandoned.abandoned = True
+                abandoned.unanswered = abandoned.unanswered and isinstance(event, e.ExchangeAbandoned)
                 last = abandoned.last()
                 if last is not None and last.failure is not None:
                     last.next = "abandoned"

@@ -88,9 +88,12 @@ class OpenExchange(_Part):
     tail: str | None = None
     """Id of its newest message after the question; None if there is none."""
     waits_for: dict[str, str] | None = None
-    """Decisions on the tool calls for which it waits, by call id: `approved`, `rejected`, or empty if there is none yet."""
+    """Decisions on the tool calls for which it waits, by call id: `approved`, `rejected`, `answered` (its result was given), or
+    empty if there is none yet."""
     left: bool = False
     """Whether another branch is selected: its answer is a variant aside."""
+    deadline: str | None = None
+    """Time limit (ISO 8601) up to which any process may continue it, if it was requested in the background."""
 
     @property
     def waits(self) -> bool:
@@ -104,9 +107,15 @@ class OpenExchange(_Part):
 
     def is_active(self, moment: datetime) -> bool:
         """Return whether a process is still at work on it between two runs."""
+        if self.deadline is not None:
+            return not self.is_overdue(moment)
         if not self.active_at:
             return False
         return moment < from_iso(self.active_at) + timedelta(seconds=BETWEEN_RUNS_SECONDS)
+
+    def is_overdue(self, moment: datetime) -> bool:
+        """Return whether its time limit has passed; without one, it never does."""
+        return self.deadline is not None and to_iso(moment) >= self.deadline
 
 
 @dataclass(frozen=True)
@@ -362,8 +371,12 @@ def _journaled(state: ConversationState, event: e.MessageJournaled) -> None:
         return
     exchange = state.open_exchanges.get(exchange_id)
     if exchange is not None:
-        newest = {"tail": event.message_id, "tail_version": event.originator_version}
+        newest: dict[str, Any] = {"tail": event.message_id, "tail_version": event.originator_version}
+        if event.tool_call_id is not None and (exchange.waits_for or {}).get(event.tool_call_id) == "":
+            newest["waits_for"] = {**(exchange.waits_for or {}), event.tool_call_id: "answered"}
         state.open_exchanges[exchange_id] = updated(exchange, **newest)
+        if "waits_for" in newest:
+            _note_pending(state)
         return
     if event.role != "user" or event.run_id is not None:
         return
@@ -456,6 +469,9 @@ def _requested(state: ConversationState, event: e.ExchangeRequested) -> None:
         if event.question_version != state.end_version:  # what follows it is its earlier answer
             place["answered"] = True
         state.open_exchanges[event.exchange_id] = updated(exchange, **place)
+    if event.background and event.exchange_id in state.open_exchanges:
+        exchange = state.open_exchanges[event.exchange_id]
+        state.open_exchanges[event.exchange_id] = updated(exchange, deadline=event.deadline)
 
 
 def _reopened(state: ConversationState, event: e.RunStarted) -> OpenExchange:
@@ -524,10 +540,18 @@ def _abandoned(state: ConversationState, event: e.ExchangeAbandoned) -> None:
     if exchange is None or exchange.answered:  # its earlier answer is still valid
         return
     state.unanswered += 0 if exchange.unanswered else 1
-    kept = {name: value for name, value in vars(exchange).items() if name != "unanswered"}
+    kept = {name: value for name, value in vars(exchange).items() if name not in {"unanswered", "deadline"}}
     state.abandoned[event.exchange_id] = _part(OpenExchange, kept)
     while len(state.abandoned) > ABANDONED_KEPT:
         del state.abandoned[next(iter(state.abandoned))]
+
+
+def _cancelled(state: ConversationState, event: e.ExchangeCancelled) -> None:
+    exchange = state.open_exchanges.pop(event.exchange_id, None)
+    if exchange is not None:  # a late answer is not accepted
+        state.answered = [*state.answered[-ANSWERED_KEPT + 1 :], event.exchange_id]
+        if exchange.waits_for:
+            _note_pending(state)
 
 
 def _retracted(state: ConversationState, event: e.MessageRetracted) -> None:
@@ -586,6 +610,7 @@ _CHANGES: dict[type[e.Event], Callable[[ConversationState, Any], None]] = {
     e.RunFailed: _run_failed,
     e.ToolCallDecided: _decided,
     e.ExchangeAbandoned: _abandoned,
+    e.ExchangeCancelled: _cancelled,
     e.MessageRetracted: _retracted,
     e.MemoryCleared: _cleared,
     e.RerunAccepted: _accepted,

@@ -64,6 +64,17 @@ class StartedOver:
 
 
 @dataclass(frozen=True, slots=True)
+class Began:
+    """Represent the start of a run of a served request, with the id that its answer will have."""
+
+    run_id: str
+    backend: str
+    model: str
+    message_id: str
+    type: Literal["began"] = "began"
+
+
+@dataclass(frozen=True, slots=True)
 class NotShown:
     """Represent the start of a run whose backend cannot be shown parts of the memory, such as images."""
 

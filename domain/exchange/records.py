@@ -70,6 +70,8 @@ class Mode:
     """Messages that the backend is sent after the memory; they are part of no record."""
     turn: Callable[[], CallTurn] | None = None
     """Function that returns the tool calls that were decided, which each run uses before it calls the backend."""
+    served: bool = False
+    """Whether a served request is answered: its runs are shown all of memory, and their answers have ids from the start."""
     branch: BranchPoint | None = None
     """Where the runs' messages are journaled aside; None journals them at the end."""
     admit: Callable[[], str] = lambda: ""
@@ -122,6 +124,8 @@ class Run:
     said: str = ""
     """Text of failed runs that this run continues; empty once it is journaled with the run's first tool calls."""
     has_called_tools: bool = False
+    answer_id: str | None = None
+    """Id that the answer's message will have; None if that is not decided yet."""
     versions: list[int] = field(default_factory=list)
     """Versions of the messages that were journaled of it so far."""
 
@@ -163,7 +167,8 @@ class RunRecords:
         self._key = key
         self._exchange_id = exchange_id
         self.mode = mode
-        self.asked_at = 0 if mode.again or mode.memory is not None or mode.branch is not None else after
+        has_question = not (mode.again or mode.served or mode.memory is not None or mode.branch is not None)
+        self.asked_at = after if has_question else 0
         """Version of the question, with which the memory of its runs ends; 0 in a rerun."""
         self.has_threads = True
         """Whether the conversation had linked threads when the newest run started; True before the first run."""
@@ -263,6 +268,7 @@ class RunRecords:
                 source=source,
                 duration_seconds=run.duration_seconds,
                 place=replace(place, run_versions=tuple(run.versions)) if run.versions else place,
+                answer_id=run.answer_id,
             )
             return run.run_id, message_id, conversation.version, _is_selected(conversation, place)
 
@@ -300,7 +306,8 @@ class RunRecords:
         def decide(conversation: Conversation) -> None:
             if run is not None and run.run_id in conversation.state.open_runs:
                 conversation.fail_run(run.run_id, failure, run.duration_seconds)
-            conversation.abandon(self._exchange_id, failure.message or failure.status)
+            if not (self.mode.served and failure.status == "interrupted"):  # another process continues it
+                conversation.abandon(self._exchange_id, failure.message or failure.status)
 
         with suppress(ConversationNotFound):
             self._journal.commit(self._key, decide)

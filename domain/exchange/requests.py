@@ -58,7 +58,12 @@ class SentOptions:
         Raises:
             InvalidInput: see `options`, or an option is not valid any more.
         """
-        return self.options(services, given).services_of(services)
+        options = self.options(services, given)
+        if self.event.surface is None:
+            return options.services_of(services)
+        from .served_options import of_surface
+
+        return of_surface(self.event, options, services)
 
     def options(self, services: Services, given: Mapping[str, Any]) -> ExchangeOptions:
         """Return these options, and the `given` ones in their place; another profile brings its own model.
@@ -102,5 +107,5 @@ def as_requested(chat: Conversing, exchange_id: str) -> Conversing:
         return chat
     again = copy(chat)
     again.options = recorded.options(chat.base, chat.given)
-    again.services = again.options.services_of(chat.base)
+    again.services = recorded.services_of(chat.base, chat.given)
     return again

@@ -24,6 +24,7 @@ from ..errors import (
     StoreUnavailable,
 )
 from ..failures import Cause, Failure, diagnose, whole_text
+from ..ids import new_id
 from ..limits import INTERRUPT_LOOK_SECONDS, LATE_ANSWER_LOOKS_MAX
 from ..memory import ALL
 from .answer import Answer, Delta, NotShown, StartedOver
@@ -133,6 +134,10 @@ class Runs:
         self.made.append(run.run_id)
         if self._failed is not None:
             yield Emit(self._started_over(self._failed, run))
+        if run.answer_id is not None:
+            from .answer import Began
+
+            yield Emit(Began(run.run_id, candidate.backend, candidate.model, run.answer_id))
         if run.plan.losses:
             yield Emit(NotShown(run.plan.losses, run.run_id, candidate.backend))
         return run
@@ -294,7 +299,10 @@ class Runs:
             from .continuation import with_beginning_said
 
             request = replace(request, memory=with_beginning_said(request.memory, said))
-        return Run(run_id, candidate, plan, memory, request, time.monotonic(), said=said, refusal=refusal)
+        run = Run(run_id, candidate, plan, memory, request, time.monotonic(), said=said, refusal=refusal)
+        if self._mode.served:
+            run.answer_id = new_id()
+        return run
 
     def _recorded(self, plan: RunPlan, request: BackendRequest) -> tuple[str, Failure | None]:
         """Record the start of a run, within the budgets if there are any; return its id, and why it is refused, if it is."""

@@ -8,14 +8,14 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
 from typing import TYPE_CHECKING, Any
 
 from ..conversation import Profile
 from ..failures import Health
-from .policy import Policy
+from .policy import Candidate, Policy
 
 if TYPE_CHECKING:
     from ..effects import Effects
@@ -70,6 +70,8 @@ class Services:
     price_at: Mapping[str, Callable[[str, int, int], float | None]] = field(default_factory=dict)
     """The same function for each backend whose provider has prices of its own, by backend name."""
     profile: Profile = field(default_factory=Profile)
+    routes: Mapping[str, Sequence[Candidate]] = field(default_factory=dict)
+    """What answers a served request that names a model, by its name; other names go to the backends of the policy."""
     metadata: Mapping[str, str] = field(default_factory=dict)
     """Pairs of text that are sent to providers that store them."""
     answer_type: type[Any] | None = None

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from .blobs import BlobStore
     from .budgets import Budgets, Price
     from .facilities import JobClaims, Upkeep, Views
+    from .lookups import Lookups
     from .places import Places
 
 T = TypeVar("T")
@@ -250,6 +251,13 @@ class Journal(Application[str]):
         if head is None or head.state.startswith(DELETED):
             raise _not_found(key)
         return Places(self._log, head, key)
+
+    def lookups(self, key: str) -> Lookups | None:
+        """Return what finds events and messages of a conversation as of now; None if there is no such conversation."""
+        from .lookups import Lookups
+
+        head = self._log.select_head(stream_of(key), refuse_changed)
+        return None if head is None or head.state.startswith(DELETED) else Lookups(self._log, head)
 
     def version_to_retract(self, key: str, message_id: str) -> int | None:
         """Return the version of a message that is hidden on no branch; None if there is none."""

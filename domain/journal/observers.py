@@ -164,7 +164,7 @@ class Watch:
                     self._started(_seen(event, took_over.get(event.exchange_id)))
                 case e.RunCompleted() | e.RunFailed():
                     self._ended(event, stored)
-                case e.ExchangeAbandoned():
+                case e.ExchangeAbandoned() | e.ExchangeCancelled():
                     self._over(ExchangeEnd(key_of(event.originator_id), event.exchange_id, event.timestamp))
 
     def _started(self, run: SeenRun) -> None:
@@ -205,7 +205,7 @@ class Watch:
         return _seen(started) if started is not None else None
 
 
-WATCHED = frozenset({e.RunStarted, e.RunCompleted, e.RunFailed, e.ExchangeAbandoned})
+WATCHED = frozenset({e.RunStarted, e.RunCompleted, e.RunFailed, e.ExchangeAbandoned, e.ExchangeCancelled})
 
 
 def _seen(event: e.RunStarted, took_over_from: str | None = None) -> SeenRun:

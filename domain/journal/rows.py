@@ -16,6 +16,7 @@ from eventsourcing.persistence import Mapper, Notification, StoredEvent, Transco
 from ..conversation.events import (
     EVENTS,
     Event,
+    ExchangeRequested,
     MessageJournaled,
     RunStarted,
     encoded,
@@ -112,9 +113,12 @@ class EventMapper(Mapper[str]):
         if blobs := getattr(event, "blobs", None):
             values["blobs"] = tuple(dict.fromkeys(map(str, blobs)))
             values["schema"] = UTF8_SCHEMA
-        if type(event) is MessageJournaled and (event.idempotency_key is not None or event.source == Source.IMPORT):
-            values.update(_places_of(event))
-        elif type(event) is RunStarted and event.idempotency_key is not None:
+        if type(event) is MessageJournaled:
+            if event.idempotency_key is not None or event.source == Source.IMPORT:
+                values.update(_places_of(event))
+            elif event.message_id[:MOMENT_CHARS] != event.event_id[:MOMENT_CHARS]:  # it was made before, for a stream
+                values["addresses"] = addresses_of((event.message_id,), event.timestamp)
+        elif type(event) in KEYED and event.idempotency_key is not None:
             values["idempotency_key"] = indexed(event.idempotency_key)
         return row
 
@@ -125,6 +129,9 @@ class EventMapper(Mapper[str]):
         place = getattr(stored, "id", 0), str(stored.originator_id), stored.originator_version
         return restore((*place, stored.topic, stored.state, getattr(stored, "event_id", ""), at, schema))
 
+
+KEYED = frozenset({RunStarted, ExchangeRequested})
+"""Events besides messages that can have an idempotency key."""
 
 ASCII_SCHEMA, UTF8_SCHEMA = 1, 2
 """Schema numbers of rows: payloads of the first are ASCII and refer to no blobs, so that programs from before the second still

@@ -297,7 +297,7 @@ def _by_rerun(event: e.Event, runs: Collection[str], exchanges: Collection[str])
     match event:
         case e.RunStarted() | e.RunCompleted() | e.RunFailed() | e.MessageJournaled() | e.RerunAccepted():
             return event.run_id in runs
-        case e.FallbackUsed() | e.ExchangeAbandoned():
+        case e.FallbackUsed() | e.ExchangeAbandoned() | e.ExchangeCancelled():
             return event.exchange_id in exchanges
         case e.MessageRetracted():
             return event.reason in {TOO_LATE, SUPERSEDED_TOO}

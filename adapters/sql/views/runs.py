@@ -175,6 +175,12 @@ class AbandonedFacts(msgspec.Struct):
     exchange_id: Any
 
 
+class CancelledFacts(msgspec.Struct):
+    """Hold the field of `ExchangeCancelled` that a row needs."""
+
+    exchange_id: Any
+
+
 class RatedFacts(msgspec.Struct):
     """Hold the fields of `MessageRated` that a row of ratings needs."""
 
@@ -200,11 +206,15 @@ TakenRun = tuple[int, str, str, Any]
 ASIDE: frozenset[type[Any]] = frozenset({RatedFacts, OwnedFacts, DeletedFacts})
 """Classes of events that belong to no run."""
 
+ENDED: frozenset[type[Any]] = frozenset({AbandonedFacts, CancelledFacts})
+"""Classes of events that end an exchange without an answer."""
+
 _KINDS: dict[str, type[msgspec.Struct]] = {
     "RunStarted": StartedFacts,
     "RunCompleted": CompletedFacts,
     "FallbackUsed": FallbackFacts,
     "ExchangeAbandoned": AbandonedFacts,
+    "ExchangeCancelled": CancelledFacts,
     "MessageRated": RatedFacts,
     "ConversationDescribed": OwnedFacts,
     "ConversationDeleted": DeletedFacts,
@@ -249,7 +259,11 @@ def taken_run(row: Row) -> TakenRun | None:
         is_usable = True
     else:
         is_usable = _is_id(
-            fact.exchange_id if kind is AbandonedFacts else fact.failed_run_id if kind is FallbackFacts else fact.run_id
+            fact.exchange_id
+            if kind in ENDED
+            else fact.failed_run_id
+            if kind is FallbackFacts
+            else fact.run_id
         )
     if not is_usable:
         unusable = TypeError("an id is not text that every database can store")
@@ -309,6 +323,9 @@ class FoldedRuns:
                     run.next, run.fallback = "fallback", position
             else:
                 self._abandon(fact.exchange_id)
+                if kind is CancelledFacts:  # nobody waits for the answer
+                    for run in self.exchanges.get(fact.exchange_id, ()):
+                        run.answered_by = run.answered_by or ""
 
     def _start(self, position: int, stream: str, at: str, fact: StartedFacts) -> None:
         exchange_id, shadow = fact.exchange_id, 1 if fact.shadow else 0
@@ -407,7 +424,7 @@ def touched(taken: Iterable[TakenRun]) -> tuple[set[str], set[str]]:
         if kind is StartedFacts:
             exchange_ids.add(fact.exchange_id)
             begun.add(fact.run_id)
-        elif kind is AbandonedFacts:
+        elif kind in ENDED:
             exchange_ids.add(fact.exchange_id)
         elif kind is FallbackFacts:
             run_ids.add(fact.failed_run_id)

@@ -1,0 +1,168 @@
+"""Answer the requests of a served API: an exchange that one process requests, and that any process continues.
+
+`requested` opens the exchange in one commit. `continued` runs it until it has an answer, waits for the results of tool calls, or
+has failed; a process that stops leaves it open, and another one continues it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from copy import copy
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from ..conversation import RunPlan
+from ..conversation import events as e
+from ..conversation.decisions import expire
+from ..effects import work
+from ..errors import ConversationChanged
+from ..ids import from_iso, new_id, now, to_iso
+from .approvals import turn_of
+from .exchange import Exchange
+from .records import BranchPoint, Mode
+from .requests import SentOptions
+
+if TYPE_CHECKING:
+    from ..conversation import Conversation, Profile
+    from ..conversation.messages import Parent
+    from ..effects import Effects
+    from ..journal import Also, Journal
+    from .answer import Answer
+    from .conversing import Conversing
+    from .services import Services
+
+SECONDS_LEFT_MIN = 0.05
+"""Least time limit of an exchange that is continued shortly before its deadline, in seconds."""
+
+
+@dataclass(frozen=True)
+class ServedRequest:
+    """Describe what a served request asks for, and when it expires."""
+
+    surface: str
+    """The API: `assistants` or `chat`."""
+    profile: Profile
+    model: str
+    """The model that the request names; the routes of the services say what answers."""
+    seconds: float
+    """Time limit of the whole exchange."""
+    idempotency_key: str
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    request: Mapping[str, Any] = field(default_factory=dict)
+    """What else it says, as JSON."""
+    journal: Callable[[Conversation], None] = lambda _: None
+    """Function that journals the messages of the request in the same commit."""
+
+
+def requested(
+    journal: Journal, key: str, wanted: ServedRequest, also: Callable[[str], Also | None] = lambda _: None
+) -> e.ExchangeRequested:
+    """Open an exchange that answers the end of memory; return its event, or that of an earlier request with the same key.
+
+    The conversation is created if it does not exist. `also` gets the id of the exchange, and returns what is written in the same
+    transaction.
+
+    Raises:
+        ConversationBusy: an exchange is open.
+        ConversationChanged: other writers changed the conversation during every attempt.
+    """
+    profile_hash = journal.define_profile(wanted.profile)
+    exchange_id = new_id()
+    sent = {
+        "profile_hash": profile_hash,
+        "model": wanted.model,
+        "metadata": dict(wanted.metadata),
+        "surface": wanted.surface,
+        "background": True,
+        "deadline": to_iso(now() + timedelta(seconds=wanted.seconds)),
+        "request": dict(wanted.request),
+        "idempotency_key": wanted.idempotency_key,
+    }
+
+    def decide(conversation: Conversation) -> e.ExchangeRequested:
+        earlier = journal.keyed(key, wanted.idempotency_key)
+        if isinstance(earlier, e.ExchangeRequested):
+            return earlier
+        conversation.be_free()
+        wanted.journal(conversation)
+        question, version = _end(journal, key, conversation)
+        place = {"question_message_id": question, "question_version": version}
+        conversation.request(exchange_id, sent | place)
+        event = conversation.pending[-1]
+        assert isinstance(event, e.ExchangeRequested)
+        return event
+
+    return journal.commit(key, decide, create=True, also=also(exchange_id))
+
+
+def _end(journal: Journal, key: str, conversation: Conversation) -> Parent:
+    """Return the message at the end of memory, which this commit may have journaled."""
+    said = [each for each in conversation.pending if isinstance(each, e.MessageJournaled)]
+    if said:
+        return said[-1].message_id, said[-1].originator_version
+    end = conversation.state.end_version
+    if end == 0:
+        return "", 0
+    places = journal.places(key)
+    return (places.at(end).message_id, end) if end is not None else places.end()
+
+
+def continued(chat: Conversing, exchange_id: str, *, stream: bool = False) -> Effects[Answer]:
+    """Run an open exchange until it has an answer, or waits for the results of tool calls.
+
+    Runs of it that a stopped process left open are closed first: the caller has its claim.
+
+    Raises:
+        ConversationChanged: it has ended.
+        ConversationBusy: another process runs it.
+        AllBackendsFailed: no backend answered.
+    """
+    prepared = yield from work(partial(_prepared, chat, exchange_id, stream))
+    return (yield from prepared.run())
+
+
+def _prepared(chat: Conversing, exchange_id: str, stream: bool) -> Exchange:
+    journal, key = chat.journal, chat.key
+    journal.commit(key, partial(_close_left_runs, exchange_id))
+    recorded = SentOptions.of(journal, key, exchange_id)
+    exchange = journal.require(key).state.open_exchanges.get(exchange_id)
+    if recorded is None or exchange is None:
+        raise ConversationChanged(f"the exchange {exchange_id} of {key!r} has ended: nothing was run")
+    event = recorded.event
+    services = recorded.services_of(chat.base, chat.given)
+    policy = services.policy
+    if event.deadline is not None:
+        left = max((from_iso(event.deadline) - now()).total_seconds(), SECONDS_LEFT_MIN)
+        policy = replace(policy, deadline_seconds=min(left, max(policy.deadline_seconds, policy.timeout_seconds)))
+    again = copy(chat)
+    again.services = replace(services, policy=policy)
+    after = event.question_version or 0
+    turn = partial(turn_of, journal, key, exchange_id, after) if exchange.waits_for else None
+    branch = BranchPoint(journal.end_of_exchange(key, exchange), None) if exchange.left else None
+    mode = Mode(served=True, turn=turn, branch=branch)
+    return Exchange(journal, again.services, key, exchange_id, mode=mode, after=after, stream=stream)
+
+
+def _close_left_runs(exchange_id: str, conversation: Conversation) -> None:
+    runs = conversation.state.open_runs
+    conversation.close_runs([name for name, run in runs.items() if run.exchange_id == exchange_id])
+
+
+def expired(journal: Journal, services: Services, key: str, exchange_id: str, reason: str) -> bool:
+    """End an exchange whose time limit has passed; return whether it is over.
+
+    A run that says so is recorded for the audit, on the first backend of the chain, unless one is open.
+
+    Raises:
+        ConversationNotFound: there is no such conversation.
+    """
+    first = services.policy.candidates[0] if services.policy.candidates else None
+
+    def decide(conversation: Conversation) -> bool:
+        backend, model = (first.backend, first.model) if first is not None else ("none", "none")
+        plan = RunPlan(backend, model, memory_version=conversation.version, memory_rule="all")
+        return expire(conversation, exchange_id, plan, reason)
+
+    return journal.commit(key, decide)

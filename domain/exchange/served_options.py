@@ -1,0 +1,55 @@
+"""Derive the services of a served exchange: its route, the window of its memory, and functions that the client calls."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from .policy import Candidate
+
+if TYPE_CHECKING:
+    from ..conversation.events import ExchangeRequested
+    from .options import ExchangeOptions
+    from .policy import Policy
+    from .services import Services
+
+
+def of_surface(event: ExchangeRequested, options: ExchangeOptions, services: Services) -> Services:
+    """Return the services of an exchange that the served API requested, with the recorded options.
+
+    A function that its profile offers is never called here: the run ends with the call, and the client sends its result.
+    """
+    model = options.wanted_model
+    chosen = replace(options, model=None, profile=options.profile and replace(options.profile, model=None))
+    made = chosen.services_of(services)
+    functions = tuple(
+        str(tool["function"]["name"]) for tool in made.profile.tools if tool.get("type") == "function"
+    )
+    profile = replace(made.profile, approval=functions, read_only=())
+    policy = _routed(made.policy, services, model) if options.backend is None else options.policy_of(services)
+    tools = dict.fromkeys(functions, _of_the_client)
+    return replace(made, profile=profile, policy=_windowed(policy, event.request), tools=tools)
+
+
+def _routed(policy: Policy, services: Services, model: str | None) -> Policy:
+    """Return a policy for a model: its route, or the chain whose first backend is asked for it."""
+    if model is None:
+        return policy
+    route = services.routes.get(model)
+    if route:
+        return replace(policy, candidates=tuple(route))
+    first, *others = policy.candidates or (Candidate("none", model),)
+    return replace(policy, candidates=(replace(first, model=model), *others))
+
+
+def _windowed(policy: Policy, request: dict[str, Any]) -> Policy:
+    """Return a policy with the window of a request: its newest messages, and a budget of tokens."""
+    strategy = request.get("truncation_strategy") or {}
+    last = strategy.get("last_messages") if strategy.get("type") == "last_messages" else None
+    tokens = request.get("max_prompt_tokens")
+    bounds = {"memory_last": last, "memory_tokens": tokens}
+    return replace(policy, **{name: value for name, value in bounds.items() if type(value) is int and value > 0})
+
+
+def _of_the_client(**_: Any) -> NoReturn:
+    raise RuntimeError("the function belongs to the client of the served API: it is not called here")

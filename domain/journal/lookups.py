@@ -1,0 +1,155 @@
+"""Find events of one conversation by the time of an id, and list its messages page by page, however long it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from itertools import chain
+from typing import TYPE_CHECKING
+
+from ..ids import ID_AGE_SECONDS_MAX, moment_of_id, to_iso
+from .generations import floor_of, of_generation
+from .message_rows import message_in_row, whole
+from .path import VersionsMissing
+from .path_memory import known_branches, path_reader
+from .recall import MESSAGE
+from .rows import refuse_changed, restore
+
+if TYPE_CHECKING:
+    from ..conversation import events as e
+    from ..conversation.messages import JournaledMessage
+    from .path import PathReader
+    from .ports import EventLog, StreamHead
+
+ROWS_AT_FIRST, ROWS_AT_ONCE = 8, 500
+"""Numbers of rows that are read at first on each side of a place in time, and at most at once."""
+
+
+class Lookups:
+    """Look up events and messages of a conversation as it was when it was loaded."""
+
+    def __init__(self, log: EventLog, head: StreamHead) -> None:
+        self._log = of_generation(log, head)
+        self._head = head
+        self._floor = floor_of(head)
+
+    def near(self, wanted_id: str) -> Iterator[e.Event]:
+        """Yield the events that were stored at about the time at which an id was made, the nearest first.
+
+        An id of another kind is near nothing.
+        """
+        moment = moment_of_id(wanted_id)
+        if moment is None:
+            return
+        age = timedelta(seconds=ID_AGE_SECONDS_MAX)
+        stream = self._head.stream
+        first = max(self._log.version_at(stream, to_iso(moment - age)), self._floor)
+        last = min(self._log.version_at(stream, to_iso(moment + age)), self._head.version)
+        low = high = min(max(self._log.version_at(stream, to_iso(moment)), first), last)
+        step = ROWS_AT_FIRST
+        while low > first or high < last:
+            before, after = max(low - step, first), min(high + step, last)
+            for begin, end in ((high, after), (before, low)):
+                yield from map(restore, self._log.stream_rows(stream, begin, end, page=step, changed=refuse_changed))
+            low, high, step = before, after, min(step * 2, ROWS_AT_ONCE)
+
+    def messages(
+        self,
+        wanted: Callable[[JournaledMessage], bool],
+        *,
+        limit: int,
+        newest_first: bool,
+        after: int | None = None,
+        before: int | None = None,
+    ) -> tuple[list[JournaledMessage], bool]:
+        """Return a page of the messages in memory, without summaries, and whether more follow.
+
+        `after` and `before` are versions of messages: the page begins after the first in the order of the list, and ends before
+        the second. With `before` alone, it ends right before it.
+
+        Raises:
+            CorruptEvent: a row cannot be read, or was changed.
+        """
+        towards_end = newest_first == (before is not None and after is None)
+        low, high = (before, after) if newest_first else (after, before)
+        if towards_end:
+            found = self._forward(low or 0, high)
+        else:
+            found = self._backward(low or 0, high, limit + 1)
+        page: list[JournaledMessage] = []
+        for message in found:
+            if wanted(message):
+                if len(page) == limit:
+                    return self._ordered(page, towards_end, newest_first), True
+                page.append(message)
+        return self._ordered(page, towards_end, newest_first), False
+
+    def _ordered(self, page: list[JournaledMessage], towards_end: bool, newest_first: bool) -> list[JournaledMessage]:
+        return page[::-1] if towards_end == newest_first else page
+
+    def _backward(self, low: int, high: int | None, rows: int) -> Iterator[JournaledMessage]:
+        """Yield the messages of the path between two versions, newest first; about so many `rows` are needed."""
+        head, last = self._head, high
+        is_on_path = high is None or self._reader().holds(high)  # else it is on another branch
+        reader = path_reader(self._log, head, head.version, high if is_on_path else None, rows, full=True)
+        try:
+            for message in _until(reader.messages(), low, high):
+                yield message
+                last = message.version
+        except VersionsMissing:
+            memory = whole(self._log, head.stream, head.version, None, None, full=True)
+            yield from (each for each in reversed(memory.messages) if _is_between(each, low, last))
+
+    def _forward(self, low: int, high: int | None) -> Iterator[JournaledMessage]:
+        """Yield the messages of the path between two versions, oldest first.
+
+        Up to the place where its branches part, a conversation is read forward; the rest from its end.
+        """
+        reader = self._reader()
+        fork = known_branches(self._head, self._head.version).fork
+        try:
+            early = self._line(reader, max(low, self._floor), fork)
+            late = self._beyond(max(low, fork, self._floor)) if fork < self._head.version else ()
+            yield from _while_before(chain(early, late), high)
+        except VersionsMissing:
+            memory = whole(self._log, self._head.stream, self._head.version, None, None, full=True)
+            yield from (each for each in memory.messages if _is_between(each, low, high))
+
+    def _line(self, reader: PathReader, low: int, high: int) -> Iterator[JournaledMessage]:
+        step = ROWS_AT_FIRST * 4
+        while low < high:
+            end = min(low + step, high)
+            rows = self._log.stream_rows(self._head.stream, low, end, (MESSAGE,), page=step, changed=refuse_changed)
+            for message in map(message_in_row, rows):
+                if message.parent_version is None and reader.shows(message.message_id, message.version):
+                    yield message
+            low, step = end, min(step * 2, ROWS_AT_ONCE)
+
+    def _beyond(self, low: int) -> Iterator[JournaledMessage]:
+        reader = path_reader(self._log, self._head, self._head.version, None, None, full=True)
+        found = [*_until(reader.messages(), low, None)]
+        return iter(found[::-1])
+
+    def _reader(self) -> PathReader:
+        return path_reader(self._log, self._head, self._head.version, full=True)
+
+
+def _is_between(message: JournaledMessage, low: int, high: int | None) -> bool:
+    return message.version > low and (high is None or message.version < high) and not message.is_summary
+
+
+def _while_before(messages: Iterator[JournaledMessage], high: int | None) -> Iterator[JournaledMessage]:
+    for message in messages:
+        if high is not None and message.version >= high:
+            return
+        if not message.is_summary:
+            yield message
+
+
+def _until(messages: Iterator[JournaledMessage], low: int, high: int | None) -> Iterator[JournaledMessage]:
+    """Yield messages, which come newest first, down to a version, without the one of version `high`."""
+    for message in messages:
+        if message.version <= low:
+            return
+        if not message.is_summary and (high is None or message.version < high):
+            yield message
