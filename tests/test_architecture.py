@@ -38,6 +38,7 @@ OPEN_MODULES = {
             "description",
             "listing",
             "decisions",
+            "tenants",
         )
     ),
     *(

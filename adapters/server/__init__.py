@@ -11,6 +11,4 @@ if TYPE_CHECKING:
 __all__ = ["Caller", "ServeSettings", "Served", "ServedCall"]
 
 if not TYPE_CHECKING:
-    __getattr__ = lazy_face(
-        __name__, {"calls": "Caller Served ServedCall", "serve_settings": "ServeSettings"}
-    )
+    __getattr__ = lazy_face(__name__, {"calls": "Caller Served ServedCall", "serve_settings": "ServeSettings"})

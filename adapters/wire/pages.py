@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-from .errors import bad_request
+from .errors import ApiError, bad_request
 from .limits import FILES_PAGE_MAX, PAGE_DEFAULT, PAGE_MAX
 from .validation import Json, one_of
 
@@ -45,14 +45,28 @@ def envelope(data: Sequence[Json], *, has_more: bool = False) -> Json:
     }
 
 
-def _limit(query: Mapping[str, str], default: int, maximum: int) -> int:
+def given_limit(query: Mapping[str, str], default: int) -> int:
+    """Return the `limit` of a query as it is given, or `default` without one.
+
+    Raises:
+        ApiError: a 400, because it is no integer.
+    """
     raw = query.get("limit")
     if raw is None:
         return default
     if not re.fullmatch(r"-?[0-9]{1,9}", raw):
         message = f"Invalid type for 'limit': expected an integer, but got '{raw}' instead."
         raise bad_request(message, "limit", "invalid_type")
-    limit = int(raw)
+    return int(raw)
+
+
+def not_in_list(identifier: str, param: str) -> ApiError:
+    """Return a 400 for an `after` or `before` (`param`) that names no object of the list."""
+    return bad_request(f"Invalid '{param}': no object with id '{identifier}' in this list.", param, "invalid_value")
+
+
+def _limit(query: Mapping[str, str], default: int, maximum: int) -> int:
+    limit = given_limit(query, default)
     if limit > maximum:
         expected = f"Expected a value <= {maximum}, but got {limit} instead."
         raise bad_request(
@@ -70,4 +84,4 @@ def _position(ordered: Sequence[Json], identifier: str, param: str) -> int:
     for index, entry in enumerate(ordered):
         if entry["id"] == identifier:
             return index
-    raise bad_request(f"Invalid '{param}': no object with id '{identifier}' in this list.", param, "invalid_value")
+    raise not_in_list(identifier, param)

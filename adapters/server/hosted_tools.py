@@ -1,0 +1,126 @@
+"""Find the tools in requests that only the provider could run, and refuse them or leave them out as the settings say.
+
+Nothing is accepted and then ignored: what is left out is returned by its type, and the caller records it. A function is the
+only kind of tool that the app runs itself, so that any backend can offer it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..wire import ApiError, Json
+from ..wire.errors import bad_request, missing
+from ..wire.limits import ASSISTANT_TOOLS_MAX
+from ..wire.validation import an_object, array, string
+from .serve_settings import ServeSettings
+
+FUNCTION = "function"
+NEEDS_TOOLS = "required"
+
+
+def checked_tools(
+    tools: Any, settings: ServeSettings, where: str = "tools", maximum: int = ASSISTANT_TOOLS_MAX
+) -> tuple[list[Json], list[str]]:
+    """Return the functions among the tools of a request, and the types of the tools that were left out.
+
+    `where` is the name of the field. The functions themselves are not checked.
+
+    Raises:
+        ApiError: a 400, because the value is no list of tools, or has a tool that the settings refuse.
+    """
+    given = array(tools, where, maximum) if tools is not None else []
+    types = [_type_of(tool, f"{where}[{index}]") for index, tool in enumerate(given)]
+    others = {index: kind for index, kind in enumerate(types) if kind != FUNCTION}
+    if others:
+        index, kind = next(iter(others.items()))
+        _require_dropping(kind, settings, f"{where}[{index}].type")
+    return [tool for index, tool in enumerate(given) if index not in others], _distinct(others.values())
+
+
+def checked_choice(
+    choice: Any, functions: Sequence[Json], settings: ServeSettings, where: str = "tool_choice"
+) -> tuple[Any, list[str]]:
+    """Return the `tool_choice` of a run, None for the default, and the type of the tool if that was left out.
+
+    `functions` are the run's tools that remained. A choice that needs a tool is left out with them.
+
+    Raises:
+        ApiError: a 400, because it names a tool that the settings refuse.
+    """
+    kind = choice.get("type") if isinstance(choice, dict) else None
+    if isinstance(kind, str) and kind != FUNCTION:
+        _require_dropping(kind, settings, f"{where}.type")
+        return None, [kind]
+    return (None if choice == NEEDS_TOOLS and not functions else choice), []
+
+
+def checked_attachments(
+    attachments: Any, settings: ServeSettings, where: str = "attachments"
+) -> tuple[list[Json], list[str]]:
+    """Return the attachments of a message without the tools that were to read them, and the types of those tools.
+
+    Raises:
+        ApiError: a 400, because the value is no list of attachments, or has a tool that the settings refuse.
+    """
+    kept: list[Json] = []
+    dropped: list[str] = []
+    for index, each in enumerate(array(attachments, where) if attachments is not None else []):
+        attachment = an_object(each, f"{where}[{index}]")
+        _, left_out = checked_tools(attachment.get("tools"), settings, f"{where}[{index}].tools")
+        kept.append({**attachment, "tools": []})
+        dropped += left_out
+    return kept, _distinct(dropped)
+
+
+def checked_resources(resources: Any, settings: ServeSettings, where: str = "tool_resources") -> tuple[Json, list[str]]:
+    """Return the `tool_resources` that the server uses, which are none, and the types of the tools that were to use them.
+
+    A tool without a resource, as the provider's own objects name some, is left out without being named.
+
+    Raises:
+        ApiError: a 400, because the value is no object, or has resources of a tool that the settings refuse.
+    """
+    given: Mapping[str, Any] = an_object(resources, where) if resources is not None else {}
+    used = [kind for kind, resource in given.items() if _has_any(resource)]
+    if used:
+        _require_dropping(used[0], settings, f"{where}.{used[0]}")
+    return {}, used
+
+
+def losses_of(dropped: Sequence[str]) -> dict[str, int]:
+    """Return the losses of a run to which these types of tools are not given."""
+    return {f"tool:{kind}": 1 for kind in dropped}
+
+
+def unsupported_tool(kind: str, param: str) -> ApiError:
+    """Return the refusal of a tool that the provider would run."""
+    return bad_request(
+        f"The tool '{kind:.100}' is not run by this server: remove it, offer a function in its place, or leave out all such "
+        'tools with hosted_tools = "drop" in the table [serve] of threadledger.toml.',
+        param,
+        "unsupported_tool",
+    )
+
+
+def _type_of(tool: Any, where: str) -> str:
+    kind = an_object(tool, where).get("type")
+    if kind is None:
+        raise missing(f"{where}.type")
+    return string(kind, f"{where}.type")
+
+
+def _require_dropping(kind: str, settings: ServeSettings, param: str) -> None:
+    if settings.hosted_tools != "drop":
+        raise unsupported_tool(kind, param)
+
+
+def _has_any(resource: Any) -> bool:
+    """Return whether a resource names anything: `{"file_ids": []}` does not."""
+    if isinstance(resource, Mapping):
+        return any(_has_any(each) for each in resource.values())
+    return bool(resource)
+
+
+def _distinct(kinds: Any) -> list[str]:
+    return list(dict.fromkeys(kinds))
