@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from threadledger.domain.ledger import Ledger
+from threadledger.domain.exchange import Conversing
 
 from ..wire import EventStream, Json, RouteCall
 
 if TYPE_CHECKING:
+    from threadledger.domain.journal import Also, Journal
+    from threadledger.domain.ledger import Ledger
+
+    from .runner import Runner
     from .serve_settings import ServeSettings
 
 
@@ -40,6 +44,17 @@ class ServedCall(RouteCall):
 
     caller: Caller = field(default_factory=Caller)
     request_key: str = ""
+    also: Also | None = None
+    """What the request writes in the transaction of its commit, so that a repetition of it is recognised."""
+    repeated: bool = False
+    """Whether the same request was received before, or may have been."""
+    given_headers: Mapping[str, str] = field(default_factory=dict)
+    """The headers of the request, with names in lower case."""
+
+    @property
+    def idempotency_key(self) -> str:
+        """Return the idempotency key of what the request stores."""
+        return f"api:{self.request_key}"
 
 
 @dataclass
@@ -48,13 +63,18 @@ class Served:
 
     ledger: Ledger
     settings: ServeSettings
+    runner: Runner
 
-    def ledger_of(self, caller: Caller) -> Ledger:
-        """Return the ledger whose events carry the caller as their actor."""
-        if caller.actor is None:
-            return self.ledger
-        journal = self.ledger.journal.as_actor(caller.actor, reserved=True)
-        return Ledger(journal, lambda: self.ledger.services)
+    def journal_of(self, caller: Caller) -> Journal:
+        """Return the journal whose events carry the caller as their actor."""
+        journal = self.ledger.journal
+        return journal if caller.actor is None else journal.as_actor(caller.actor, reserved=True)
+
+    def chat(self, actor: str | None, key: str) -> Conversing:
+        """Return the operations on a conversation, for an actor."""
+        journal = self.ledger.journal
+        acting = journal if actor is None else journal.as_actor(actor, reserved=True)
+        return Conversing(acting, self.ledger.services, key)
 
 
 Handler = Callable[[Served, ServedCall], Json | EventStream]

@@ -190,6 +190,12 @@ class Recorder(ApplicationRecorder):
         """Return the head of a stream with a row near its beginning and its newest rows; see `EventLog.read_ends`."""
         return _read_ends()(self._database, stream, first, newest, topics, unless)
 
+    def addressed(self, addresses: Sequence[str]) -> Sequence[tuple[str, str, int]]:
+        """Return the events that were stored under these addresses; see `EventLog.addressed`."""
+        places = ", ".join("?" for _ in addresses)
+        query = f"SELECT a.address, s.name, a.version FROM addresses a JOIN streams s USING (stream) WHERE a.address IN ({places})"
+        return self._database.query(query, tuple(addresses))
+
     def fingerprints(self, streams: Sequence[str]) -> Iterator[tuple[str, str, bytes | None]]:
         """Return the idempotency keys of streams with their fingerprints; see `EventLog.fingerprints`."""
         for begin in range(0, len(streams), PAGE_STREAMS):

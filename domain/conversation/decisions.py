@@ -160,6 +160,15 @@ def describe_message(conversation: Conversation, message_id: str, version: int, 
     conversation.record(e.MessageDescribed, metadata=checked_metadata(metadata), **about)
 
 
+def describe_exchange(conversation: Conversation, exchange_id: str, metadata: Mapping[str, Any]) -> None:
+    """Record what an app says about an exchange, whether it has ended or not.
+
+    Raises:
+        InvalidInput: the metadata is not JSON, or too large.
+    """
+    conversation.record(e.ExchangeDescribed, exchange_id=exchange_id, metadata=checked_metadata(metadata))
+
+
 def checked_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """Return what an app says about a message, as JSON of its own.
 

@@ -222,6 +222,12 @@ def _native(text: str) -> dict[str, Any]:
     return native
 
 
+def _object(stored: Any) -> dict[str, Any]:
+    """Return a stored object, which a fast reader has not parsed."""
+    found = json.loads(bytes(stored) or b"{}") if type(stored) is Raw else stored
+    return found if isinstance(found, dict) else {}
+
+
 _SAID = frozenset({"content", "tool_calls", "tool_call_id", "extra", "native"})
 """Stored fields that say what a message consists of; the others are its place."""
 
@@ -362,6 +368,16 @@ class JournaledMessage:
         """Return the id of the run that produced it."""
         found: str | None = self._payload.get("run_id")
         return found
+
+    @property
+    def origin(self) -> dict[str, Any]:
+        """Return ids and times of the original at its source; empty unless it was imported."""
+        return _object(self._payload.get("origin"))
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """Return what the app said about the message when it was journaled."""
+        return _object(self._payload.get("metadata"))
 
     @property
     def source(self) -> Source:

@@ -462,7 +462,7 @@ def _run_started(state: ConversationState, event: e.RunStarted) -> None:
 
 def _requested(state: ConversationState, event: e.ExchangeRequested) -> None:
     if event.question_message_id is not None and event.exchange_id not in state.open_exchanges:
-        if state.fork_version is None:  # from now on, memory is read from the end that the state knows
+        if state.fork_version is None and not event.background:  # its answer is aside
             state.fork_version = event.question_version
         exchange = _opened(state, event.exchange_id, event.question_message_id, state.last_at)
         place: dict[str, Any] = {"tail_version": event.question_version}

@@ -259,6 +259,14 @@ class Journal(Application[str]):
         head = self._log.select_head(stream_of(key), refuse_changed)
         return None if head is None or head.state.startswith(DELETED) else Lookups(self._log, head)
 
+    def addressed(self, addresses: Iterable[str]) -> dict[str, list[tuple[str, int]]]:
+        """Return the streams and versions of the events that others know under these addresses, by address."""
+        found: dict[str, list[tuple[str, int]]] = {}
+        wanted = {indexed(each): each for each in addresses}
+        for address, stream, version in self._log.addressed([*wanted]) if wanted else ():
+            found.setdefault(wanted[address], []).append((stream, version))
+        return found
+
     def version_to_retract(self, key: str, message_id: str) -> int | None:
         """Return the version of a message that is hidden on no branch; None if there is none."""
         from .places import version_to_retract

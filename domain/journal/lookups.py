@@ -7,6 +7,7 @@ from datetime import timedelta
 from itertools import chain
 from typing import TYPE_CHECKING
 
+from ..conversation import events as e
 from ..ids import ID_AGE_SECONDS_MAX, moment_of_id, to_iso
 from .generations import floor_of, of_generation
 from .message_rows import message_in_row, whole
@@ -16,10 +17,11 @@ from .recall import MESSAGE
 from .rows import refuse_changed, restore
 
 if TYPE_CHECKING:
-    from ..conversation import events as e
     from ..conversation.messages import JournaledMessage
     from .path import PathReader
     from .ports import EventLog, StreamHead
+
+REQUESTED, STARTED = e.ExchangeRequested.__name__, e.RunStarted.__name__
 
 ROWS_AT_FIRST, ROWS_AT_ONCE = 8, 500
 """Numbers of rows that are read at first on each side of a place in time, and at most at once."""
@@ -52,6 +54,44 @@ class Lookups:
             for begin, end in ((high, after), (before, low)):
                 yield from map(restore, self._log.stream_rows(stream, begin, end, page=step, changed=refuse_changed))
             low, high, step = before, after, min(step * 2, ROWS_AT_ONCE)
+
+    def requests_between(self, low: int, high: int) -> Iterator[e.ExchangeRequested]:
+        """Yield the requests of exchanges that were stored between two versions, and shortly before the first."""
+        low = max(low - ROWS_AT_FIRST, self._floor)
+        topics = (REQUESTED,)
+        rows = self._log.stream_rows(
+            self._head.stream, low, min(high, self._head.version), topics, page=ROWS_AT_ONCE, changed=refuse_changed
+        )
+        yield from (event for event in map(restore, rows) if isinstance(event, e.ExchangeRequested))
+
+    def exchange_events(
+        self, low: int, high: int | None, *, newest_first: bool
+    ) -> Iterator[e.ExchangeRequested | e.RunStarted]:
+        """Yield the requests of exchanges and the starts of runs between two versions, in either order."""
+        after, upto = max(low, self._floor), self._head.version if high is None else high - 1
+        step = ROWS_AT_FIRST * 8
+        while after < upto:
+            begin, end = (max(after, upto - step), upto) if newest_first else (after, min(after + step, upto))
+            place = self._head.stream, begin, end, (REQUESTED, STARTED)
+            rows = self._log.stream_rows(*place, newest_first=newest_first, page=step, changed=refuse_changed)
+            for event in map(restore, rows):
+                if isinstance(event, e.ExchangeRequested | e.RunStarted) and not getattr(event, "shadow", False):
+                    yield event
+            after, upto = (after, begin) if newest_first else (end, upto)
+            step = min(step * 2, ROWS_AT_ONCE)
+
+    def message(self, version: int) -> JournaledMessage | None:
+        """Return the message of a version if memory has it, also where a summary stands for it; else None.
+
+        Raises:
+            CorruptEvent: the version is no message, or was changed.
+        """
+        reader = self._reader()
+        found = reader.message(version)
+        try:
+            return found if reader.shows(found.message_id, version) else None
+        except VersionsMissing:
+            return None if reader.hides(found.message_id, version) else found
 
     def messages(
         self,

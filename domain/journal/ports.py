@@ -186,6 +186,10 @@ class EventLog(Protocol):
         """Return the event of a stream that was stored with an idempotency key, or None."""
         ...
 
+    def addressed(self, addresses: Sequence[str]) -> Sequence[tuple[str, str, int]]:
+        """Return (address, stream, version) of the events that were stored under these addresses."""
+        ...
+
     def wait_until_durable(self) -> None:
         """Wait until every event that was read survives a failure of the database; called before events leave the ledger.
 

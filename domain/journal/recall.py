@@ -104,6 +104,7 @@ class Said(msgspec.Struct, gc=False, forbid_unknown_fields=True):
     origin: msgspec.Raw = msgspec.Raw()
     blobs: msgspec.Raw = msgspec.Raw()
     native: msgspec.Raw = msgspec.Raw()
+    metadata: msgspec.Raw = msgspec.Raw()
 
 
 class _Ended(msgspec.Struct):
@@ -166,7 +167,7 @@ class Texts:
 STARTED, _ENDED = 10, 30
 _USUAL = (
     *((MESSAGE, 0), (e.ConversationStarted.__name__, STARTED), (e.RunStarted.__name__, 20), (COMPLETED, _ENDED)),
-    (e.ConversationDescribed.__name__, 25),
+    *((e.ConversationDescribed.__name__, 25), (e.ExchangeRequested.__name__, 15), (e.MessageDescribed.__name__, 17)),
 )
 """Events of a conversation of plain texts, whose runs took place in no thread, with the number of their rows."""
 

@@ -16,7 +16,9 @@ from eventsourcing.persistence import Mapper, Notification, StoredEvent, Transco
 from ..conversation.events import (
     EVENTS,
     Event,
+    ExchangeDescribed,
     ExchangeRequested,
+    MessageDescribed,
     MessageJournaled,
     RunStarted,
     encoded,
@@ -120,6 +122,10 @@ class EventMapper(Mapper[str]):
                 values["addresses"] = addresses_of((event.message_id,), event.timestamp)
         elif type(event) in KEYED and event.idempotency_key is not None:
             values["idempotency_key"] = indexed(event.idempotency_key)
+        elif type(event) is MessageDescribed:
+            values["addresses"] = (described_address(event.message_id),)
+        elif type(event) is ExchangeDescribed:
+            values["addresses"] = (described_address(event.exchange_id),)
         return row
 
     def to_domain_event(self, stored_event: StoredEvent) -> Event:
@@ -154,6 +160,11 @@ def _places_of(event: MessageJournaled) -> dict[str, Any]:
         "fingerprint": fingerprint,
         "addresses": addresses,
     }
+
+
+def described_address(name: str) -> str:
+    """Return the address of the events that say something about a message or an exchange, by its id."""
+    return indexed(f"described:{name}")
 
 
 INDEXED_CHARS_MAX = 600

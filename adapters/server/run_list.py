@@ -1,0 +1,72 @@
+"""List the runs of a thread and the steps of a run, page by page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+
+from threadledger.domain.conversation import events as e
+from threadledger.domain.journal.lookups import Lookups
+
+from ..wire import Json
+from ..wire.errors import bad_request
+from .calls import Served, ServedCall
+from .pages import PageQuery, page_of
+from .runs import FoundRun, first_version, found_run
+from .threads import FoundThread, find_thread
+
+
+def run_page(served: Served, call: ServedCall) -> Json:
+    """Return a page of the runs of a thread."""
+    thread, query = find_thread(served, call), PageQuery.of(call.query)
+    after, before = (_version_of(thread, each) if each else None for each in (query.after, query.before))
+    low, high = (before, after) if query.newest_first else (after, before)
+    ids = _exchanges(thread.lookups(), low or 0, high, newest_first=query.reads_newest_first)
+    found: Iterator[FoundRun | None] = (found_run(thread, each) for each in ids)
+    runs = [each.object() for each in islice(filter(None, found), query.limit + 1)]
+    return page_of(runs, query)
+
+
+def _version_of(thread: FoundThread, run_id: str) -> int:
+    version = first_version(thread, run_id)
+    if version is None:
+        raise bad_request(f"No run found with id '{run_id}' in this list.", None, "invalid_value")
+    return version
+
+
+def _exchanges(lookups: Lookups, low: int, high: int | None, *, newest_first: bool) -> Iterator[str]:
+    """Yield the ids of the exchanges that began between two versions."""
+    seen: set[str] = set()
+    waiting: tuple[str, int] | None = None
+    for event in lookups.exchange_events(low, high, newest_first=newest_first):
+        exchange_id = event.exchange_id
+        if not newest_first:
+            if exchange_id not in seen:
+                seen.add(exchange_id)
+                yield exchange_id
+            continue
+        if waiting is not None and waiting[0] != exchange_id and waiting[0] not in seen:
+            seen.add(waiting[0])
+            yield waiting[0]
+        waiting = exchange_id, event.originator_version
+    if waiting is not None and waiting[0] not in seen:
+        yield waiting[0]
+
+
+def step_page(steps: Iterable[Json], query: PageQuery) -> Json:
+    """Return a page of steps, which are given oldest first; a run has few."""
+    ordered = list(steps)
+    if query.newest_first:
+        ordered.reverse()
+    start = _place(ordered, query.after) + 1 if query.after else 0
+    end = _place(ordered, query.before) if query.before else len(ordered)
+    window = ordered[start:end]
+    shown = window[-query.limit :] if query.from_end else window[: query.limit]
+    return page_of(shown, query, len(window) > len(shown))
+
+
+def _place(ordered: list[Json], step_id: str) -> int:
+    for place, step in enumerate(ordered):
+        if step["id"] == step_id:
+            return place
+    raise bad_request(f"No step found with id '{step_id}' in this list.", None, "invalid_value")

@@ -1,0 +1,300 @@
+"""Run the exchanges that requests have opened, in an event loop of its own, and take over those that a stopped process left."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from threadledger.domain.conversation import key_of, stream_of
+from threadledger.domain.effects import AsyncDriver
+from threadledger.domain.errors import AllBackendsFailed, Conflict, ConversationNotFound, ThreadledgerError
+from threadledger.domain.exchange import Conversing
+from threadledger.domain.exchange.served import continued, expired
+from threadledger.domain.failures import redact
+
+if TYPE_CHECKING:
+    from threadledger.domain.exchange import Answer
+    from threadledger.domain.journal.served_notes import ServedNotes
+    from threadledger.domain.ledger import Ledger
+
+logger = logging.getLogger("threadledger.server")
+
+EXCHANGES_AT_ONCE = 256
+"""Maximum number of exchanges that one server runs at a time; others wait."""
+
+WORKERS = 16
+"""Number of threads for the database work of running exchanges."""
+
+SETTLE_SECONDS = 0.1
+"""Interval at which ends of exchanges and sent responses are noted, in seconds: many in one commit."""
+
+LOOK_SECONDS = 1.0
+"""Interval at which exchanges are searched that no living process runs, in seconds."""
+
+TAKEN_AT_ONCE = 50
+"""Maximum number of exchanges that are taken over at a time."""
+
+EXPIRED = "its time was over before it had an answer"
+
+End = tuple[str, str]
+"""Stream and id of an exchange."""
+
+
+@dataclass
+class LiveRun:
+    """Pass on what happens in one running exchange to those who listen, each from its beginning.
+
+    `parts` are the parts of the answer, then `None` at the end.
+    """
+
+    key: str
+    exchange_id: str
+    parts: list[Any] = field(default_factory=list)
+    changed: threading.Condition = field(default_factory=threading.Condition)
+
+    def put(self, part: Any) -> None:
+        """Add a part and wake the listeners."""
+        with self.changed:
+            self.parts.append(part)
+            self.changed.notify_all()
+
+    def listen(self, stopped: Callable[[], bool] = lambda: False) -> Iterator[Any]:
+        """Yield the parts as they arrive, until the run has ended, or until the listener has `stopped`."""
+        number = 0
+        while True:
+            with self.changed:
+                while number >= len(self.parts):
+                    if stopped():
+                        return
+                    self.changed.wait(LOOK_SECONDS)
+                part = self.parts[number]
+            number += 1
+            if part is None:
+                return
+            yield part
+
+    @property
+    def is_over(self) -> bool:
+        """Return whether the run has ended, or waits for results."""
+        return bool(self.parts) and self.parts[-1] is None
+
+    def wait(self, seconds: float) -> None:
+        """Block until the run has ended or waits for results, at most so many seconds."""
+        until = time.monotonic() + seconds
+        with self.changed:
+            while not self.is_over and (left := until - time.monotonic()) > 0:
+                self.changed.wait(left)
+
+
+class Runner:
+    """Run exchanges in the background of a server. Its methods may be called from any thread."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._live: dict[str, LiveRun] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._lock = threading.Lock()
+        self._sent: list[str] = []
+        self._ended: list[End] = []
+        self._waiting: dict[End, str] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._ready = threading.Event()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._serve, name="threadledger-runs", daemon=True)
+        self._pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="threadledger-runs")
+        self._slots = asyncio.Semaphore(EXCHANGES_AT_ONCE)
+
+    @property
+    def notes(self) -> ServedNotes:
+        """Return the claims on exchanges and the notes of requests."""
+        return self._ledger.journal.served_notes
+
+    def start(self) -> None:
+        """Start the event loop; return when exchanges can be run."""
+        self._thread.start()
+        self._ready.wait()
+
+    def stop(self, grace_seconds: float) -> None:
+        """Let running exchanges end for some seconds, then leave them to other processes, and end the event loop."""
+        if self._stopping.is_set() or self._loop is None:
+            return
+        self._stopping.set()
+        asyncio.run_coroutine_threadsafe(self._end(grace_seconds), self._loop).result()
+        self._thread.join()
+        self._settle()
+        self.notes.release_all()
+        self._pool.shutdown()
+
+    def run(self, key: str, exchange_id: str, actor: str | None, *, stream: bool = False) -> LiveRun:
+        """Run an exchange that this process has claimed; return what listens to it. One that is running is not run again."""
+        with self._lock:
+            live = self._live.get(exchange_id)
+            if live is not None and not live.is_over:
+                return live
+            live = self._live[exchange_id] = LiveRun(key, exchange_id)
+        assert self._loop is not None
+        asyncio.run_coroutine_threadsafe(self._begin(live, actor, stream), self._loop)
+        return live
+
+    def live(self, exchange_id: str) -> LiveRun | None:
+        """Return what listens to an exchange that this process runs; None if it does not."""
+        with self._lock:
+            return self._live.get(exchange_id)
+
+    def mirror(self, key: str) -> None:
+        """Send what is missing to the conversation's threads at a provider, if it has any, without waiting for it."""
+        services = self._ledger.services
+        outbox = services.outbox
+        if outbox is not None and outbox.has_mirrors and services.mirrored_to != "none" and self._loop is not None:
+            chat = Conversing(self._ledger.journal, services, key)
+            asyncio.run_coroutine_threadsafe(self._quietly(chat), self._loop)
+
+    def end(self, key: str, exchange_id: str) -> None:
+        """Note that an exchange has ended, so that no process takes it over."""
+        self._note_end(stream_of(key), exchange_id)
+
+    def sent(self, request_key: str) -> None:
+        """Note that the response to a request was sent completely."""
+        with self._lock:
+            self._sent.append(request_key)
+
+    def expire(self, key: str, exchange_id: str) -> bool:
+        """End an exchange if its time is over; return whether it has ended."""
+        try:
+            is_over = expired(self._ledger.journal, self._ledger.services, key, exchange_id, EXPIRED)
+        except ConversationNotFound:
+            is_over = True
+        if is_over:
+            self._note_end(stream_of(key), exchange_id)
+        return is_over
+
+    # In the event loop
+
+    def _serve(self) -> None:
+        asyncio.run(self._loop_until_stopped())
+
+    async def _loop_until_stopped(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._driver = AsyncDriver(self._pool)
+        self._stopped = asyncio.Event()
+        keepers = [asyncio.create_task(self._every(SETTLE_SECONDS, self._settle))]
+        keepers.append(asyncio.create_task(self._every(LOOK_SECONDS, self._take_over)))
+        self._ready.set()
+        await self._stopped.wait()
+        for keeper in keepers:
+            keeper.cancel()
+        await asyncio.gather(*keepers, return_exceptions=True)
+        await self._driver.close()
+        used = self._ledger.services_in_use
+        if used is not None and used.aclose is not None:
+            await used.aclose()
+
+    async def _end(self, grace_seconds: float) -> None:
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=grace_seconds)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._stopped.set()
+
+    async def _every(self, seconds: float, do: Callable[[], None]) -> None:
+        while True:
+            await asyncio.sleep(seconds)
+            try:
+                await self._driver.work(do)
+            except Exception as error:
+                logger.warning("the server's upkeep failed, and is tried again: %s", redact(str(error)))
+
+    async def _begin(self, live: LiveRun, actor: str | None, stream: bool) -> None:
+        task = asyncio.current_task()
+        if task is not None:
+            self._tasks.add(task)
+        try:
+            async with self._slots:
+                await self._run(live, actor, stream)
+        finally:
+            if task is not None:
+                self._tasks.discard(task)
+            live.put(None)
+            with self._lock:
+                if self._live.get(live.exchange_id) is live:
+                    del self._live[live.exchange_id]
+
+    async def _run(self, live: LiveRun, actor: str | None, stream: bool) -> None:
+        journal = self._ledger.journal
+        acting = journal if actor is None else journal.as_actor(actor, reserved=True)
+        chat = Conversing(acting, self._ledger.services, live.key)
+        place = stream_of(live.key), live.exchange_id
+        try:
+            answer: Answer | None = None
+            async for part in self._driver.stream(continued(chat, live.exchange_id, stream=stream)):
+                answer = part if part.type == "answer" else answer
+                live.put(part)
+        except AllBackendsFailed:
+            self._note_end(*place)
+        except Conflict as error:  # it has ended, or another process runs it
+            logger.info("exchange %s of %r is not run here: %s", live.exchange_id, live.key, redact(str(error)))
+            self._note_end(*place)
+        except ThreadledgerError as error:
+            logger.warning("exchange %s of %r: %s", live.exchange_id, live.key, redact(str(error)))
+        except Exception:
+            logger.exception("exchange %s of %r broke off", live.exchange_id, live.key)
+        else:
+            if answer is not None and answer.pending:
+                self._note_waiting(*place)
+            else:
+                self._note_end(*place)
+
+    async def _quietly(self, chat: Conversing) -> None:
+        try:
+            await self._driver.perform(chat.mirror())
+        except ThreadledgerError as error:
+            logger.warning("the threads of %r are behind: %s", chat.key, redact(str(error)))
+
+    # Notes
+
+    def _note_end(self, stream: str, exchange_id: str) -> None:
+        with self._lock:
+            self._ended.append((stream, exchange_id))
+            self._waiting.pop((stream, exchange_id), None)
+
+    def _note_waiting(self, stream: str, exchange_id: str) -> None:
+        state = self._ledger.journal.require(key_of(stream)).state
+        exchange = state.open_exchanges.get(exchange_id)
+        if exchange is None or exchange.deadline is None:
+            self._note_end(stream, exchange_id)
+            return
+        with self._lock:
+            self._waiting[stream, exchange_id] = exchange.deadline
+
+    def _settle(self) -> None:
+        with self._lock:
+            sent, self._sent = self._sent, []
+            ended, self._ended = self._ended, []
+            waiting, self._waiting = self._waiting, {}
+        try:
+            self.notes.settle(sent=sent, ended=ended, waiting=waiting)
+        except BaseException:
+            with self._lock:
+                self._sent, self._ended = [*sent, *self._sent], [*ended, *self._ended]
+                self._waiting = {**waiting, **self._waiting}
+            raise
+
+    def _take_over(self) -> None:
+        """Run or end exchanges that no living process runs: those of a stopped process, and those whose time is over."""
+        if self._stopping.is_set():
+            return
+        for stream, exchange_id in self.notes.abandoned(TAKEN_AT_ONCE):
+            if self.live(exchange_id) is not None:
+                continue
+            if self.expire(key_of(stream), exchange_id) or not self.notes.hold(stream, exchange_id):
+                continue
+            logger.info("exchange %s of %r is continued here", exchange_id, key_of(stream))
+            self.run(key_of(stream), exchange_id, None)

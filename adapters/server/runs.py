@@ -1,0 +1,405 @@
+"""Handle /v1/threads/{thread_id}/runs: a run is an exchange, and what the API shows of it is folded from its events."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice
+from typing import Any
+
+from threadledger.domain.conversation import Conversation, Profile, parse_profile
+from threadledger.domain.conversation import events as e
+from threadledger.domain.conversation.decisions import cancel as cancel_exchange
+from threadledger.domain.conversation.decisions import describe_exchange, give_results
+from threadledger.domain.conversation.messages import Message, Role
+from threadledger.domain.errors import CallNotWaiting, ConversationBusy, ConversationNotFound, InvalidProfile
+from threadledger.domain.exchange.served import ServedRequest, requested
+from threadledger.domain.ledger.assistants import AssistantRecord
+
+from ..wire import EventStream, Json, bodies, options, validation
+from ..wire.errors import bad_request, no_such
+from ..wire.limits import RUN_EXPIRES_AFTER_SECONDS, RUN_TOOLS_MAX
+from . import tenants
+from .assistants import find_assistant
+from .calls import Handler, Served, ServedCall
+from .contents import RUN
+from .hosted_tools import checked_choice, checked_resources, checked_tools
+from .ids import new_id, uuid_in, wire_id
+from .pages import PageQuery, page_of
+from .run_objects import ServedRun, folded_run, run_object, steps_of
+from .run_stream import run_stream
+from .threads import (
+    THREAD,
+    Begin,
+    FoundThread,
+    active_run,
+    described_since,
+    find_thread,
+    messages_in,
+    new_thread,
+    thread_object,
+)
+
+SURFACE = "assistants"
+POLL_HEADER, POLL_HELPER = "openai-poll-after-ms", "x-stainless-poll-helper"
+POLL_AFTER_MS = 500
+"""Milliseconds after which a client should ask for a run again."""
+
+POLL_WAIT_SECONDS = 1.0
+"""How long a request of the SDK's poll helper waits for an active run to end, in seconds; it asks again at once."""
+
+KEPT = ("max_prompt_tokens", "max_completion_tokens", "truncation_strategy", "parallel_tool_calls")
+"""Fields of a request for a run that its profile does not hold."""
+
+
+@dataclass(frozen=True)
+class FoundRun:
+    """Hold a run of a thread with the profile that it used."""
+
+    thread: FoundThread
+    run: ServedRun
+    profile: Profile | None
+
+    def object(self) -> Json:
+        """Return the API's object of the run."""
+        return run_object(self.run, self.thread.thread_id, self.profile)
+
+
+def create(served: Served, call: ServedCall) -> Json | EventStream:
+    """Create a run, unless the thread has an active one (POST /threads/{thread_id}/runs)."""
+    thread = find_thread(served, call)
+    validation.flag(call.body, "stream")
+    given = validation.array(call.body.get("additional_messages") or [], "additional_messages")
+    added = Begin({}, messages_in(served, call, given, "additional_messages"))
+    wanted = _wanted(served, call, added)
+    return _begin(served, call, thread, wanted)
+
+
+def create_with_thread(served: Served, call: ServedCall) -> Json | EventStream:
+    """Create a thread and a run in it in one commit (POST /threads/runs)."""
+    validation.flag(call.body, "stream")
+    body = validation.an_object(call.body.get("thread") or {}, "thread")
+    begin = new_thread(served, call, body, "thread.")
+    wanted = _wanted(served, call, begin)
+    thread_id = new_id(THREAD, call.request_key)
+    key, journal = tenants.key_of(call.caller, thread_id), served.journal_of(call.caller)
+    _open(served, call, key, wanted)
+    state = journal.require(key).state
+    return _answered(served, call, FoundThread(thread_id, key, state, journal), wanted, begin)
+
+
+def _wanted(served: Served, call: ServedCall, begin: Begin) -> ServedRequest:
+    """Return what a request for a run asks for, checked.
+
+    Raises:
+        ApiError: a 400, or a 404 if there is no such assistant.
+    """
+    body = call.body
+    assistant = find_assistant(served, call, validation.required_string(body, "assistant_id"))
+    metadata = validation.metadata_of(body)
+    profile, dropped = _profile(served, body, assistant)
+    request: Json = {name: body[name] for name in KEPT if body.get(name) is not None}
+    request["assistant_id"] = assistant.assistant_id
+    if dropped:
+        request["dropped"] = dropped
+    model = validation.optional_string(body, "model") or assistant.model
+    return ServedRequest(
+        SURFACE,
+        profile,
+        model,
+        RUN_EXPIRES_AFTER_SECONDS,
+        call.idempotency_key,
+        metadata,
+        request,
+        begin.journal,
+    )
+
+
+def _profile(served: Served, body: Json, assistant: AssistantRecord) -> tuple[Profile, list[str]]:
+    """Return the profile of a run: the assistant's, with what the request says in its place; and the tools left out."""
+    options.check_options({**body, "tool_choice": None, "truncation_strategy": None}, options.RUN_OPTIONS)
+    _check_truncation(body)
+    own = assistant.profile
+    dropped = [*assistant.dropped]
+    tools = own.tools
+    if body.get("tools") is not None:
+        tools, dropped = checked_tools(body["tools"], served.settings, maximum=RUN_TOOLS_MAX)
+        bodies.assistant_tools(tools)
+    choice, left_out = checked_choice(body.get("tool_choice"), tools, served.settings)
+    _, resources = checked_resources(body.get("tool_resources"), served.settings)
+    base = {"instructions": own.instructions}
+    settings = {**own.settings}
+    chosen = {name: body[name] for name in ("temperature", "top_p", "reasoning_effort") if body.get(name) is not None}
+    if isinstance(body.get("response_format"), dict):
+        chosen["response_format"] = body["response_format"]
+    if body.get("max_completion_tokens") is not None:
+        chosen["max_output_tokens"] = body["max_completion_tokens"]
+    if choice is not None:
+        chosen["tool_choice"] = choice
+    try:
+        parsed = parse_profile({"tools": tools, "settings": settings | chosen}, "")
+    except InvalidProfile as error:
+        raise bad_request(str(error)) from error
+    profile = replace(
+        own,
+        model=None,
+        instructions=bodies.run_instructions(body, base),
+        tools_json=json.dumps(tools, ensure_ascii=False) if tools else "[]",
+        settings_json=parsed.settings_json,
+        read_only=(),
+        approval=(),
+    )
+    return profile, list(dict.fromkeys([*dropped, *left_out, *resources]))
+
+
+def _check_truncation(body: Json) -> None:
+    strategy = body.get("truncation_strategy")
+    if strategy is None:
+        return
+    kind = validation.an_object(strategy, "truncation_strategy").get("type")
+    validation.one_of(kind, "truncation_strategy.type", ("auto", "last_messages"))
+    last = strategy.get("last_messages")
+    if kind == "last_messages" and (type(last) is not int or last < 1):
+        raise bad_request(
+            f"Invalid 'truncation_strategy.last_messages': expected an integer of at least 1, but got {last!r}.",
+            "truncation_strategy.last_messages",
+            "invalid_value",
+        )
+
+
+def _open(served: Served, call: ServedCall, key: str, wanted: ServedRequest) -> e.ExchangeRequested:
+    from threadledger.domain.conversation import stream_of
+    from threadledger.domain.journal.served_notes import together
+
+    notes, stream = served.runner.notes, stream_of(key)
+    return requested(
+        served.journal_of(call.caller), key, wanted, lambda exchange_id: together(notes.claim(stream, exchange_id), call.also)
+    )
+
+
+def _begin(served: Served, call: ServedCall, thread: FoundThread, wanted: ServedRequest) -> Json | EventStream:
+    _end_overdue(served, thread)
+    try:
+        _open(served, call, thread.key, wanted)
+    except ConversationBusy as error:
+        conversation = thread.journal.load(thread.key)
+        active = active_run(conversation.state) if conversation is not None else None
+        if active is None:
+            raise
+        raise bad_request(f"Thread {thread.thread_id} already has an active run {active}.") from error
+    return _answered(served, call, thread, wanted)
+
+
+def _end_overdue(served: Served, thread: FoundThread) -> None:
+    for exchange_id, exchange in thread.state.open_exchanges.items():
+        if exchange.deadline is not None:
+            served.runner.expire(thread.key, exchange_id)
+
+
+def _answered(
+    served: Served, call: ServedCall, thread: FoundThread, wanted: ServedRequest, begin: Begin | None = None
+) -> Json | EventStream:
+    """Run the exchange of a request, and return the object of its run, or its stream."""
+    event = thread.journal.keyed(thread.key, wanted.idempotency_key)
+    if not isinstance(event, e.ExchangeRequested):
+        raise no_such("run", call.request_key)
+    run = folded_run(thread.journal.history(thread.key, event.originator_version - 1), event.exchange_id, thread.key)
+    found = FoundRun(thread, run, wanted.profile)
+    shown = found.object()
+    live = None if run.ended else served.runner.run(thread.key, run.exchange_id, call.caller.actor, stream=call.wants_stream)
+    call.headers[POLL_HEADER] = str(POLL_AFTER_MS)
+    if not call.wants_stream:
+        return shown
+    first = []
+    if begin is not None:
+        first = [("thread.created", thread_object(thread.thread_id, event.timestamp, begin.metadata))]
+    return run_stream(served, found, live, [*first, ("thread.run.created", shown)])
+
+
+# Reading
+
+
+def find_run(served: Served, call: ServedCall) -> FoundRun:
+    """Return a run of a thread of the caller; one whose time is over has ended before it is returned.
+
+    Raises:
+        ApiError: a 404.
+    """
+    thread, run_id = find_thread(served, call), call.ids["run_id"]
+    exchange_id = uuid_in(RUN, run_id)
+    found = found_run(thread, exchange_id) if exchange_id is not None else None
+    if found is None:
+        raise no_such("run", run_id)
+    if found.run.is_overdue and served.runner.expire(thread.key, found.run.exchange_id):
+        return found_again(served, found)
+    return found
+
+
+def found_run(thread: FoundThread, exchange_id: str) -> FoundRun | None:
+    """Return the run of an exchange; None if the conversation has none with this id."""
+    version = min((each.originator_version for each in islice(_of_exchange(thread, exchange_id), 3)), default=None)
+    if version is None:
+        return None
+    run = folded_run(thread.journal.history(thread.key, version - 1), exchange_id, thread.key)
+    return _found(thread, run) if run.created_at is not None else None
+
+
+def first_version(thread: FoundThread, run_id: str) -> int | None:
+    """Return the version of the event with which a run began, in a list of runs; None if there is no such run."""
+    exchange_id = uuid_in(RUN, run_id)
+    found = found_run(thread, exchange_id) if exchange_id is not None else None
+    if found is None:
+        return None
+    begun = found.run.requested or next(iter(found.run.started), None)
+    return begun.originator_version if begun is not None else None
+
+
+def _found(thread: FoundThread, run: ServedRun) -> FoundRun:
+    said = described_since(thread, [run.exchange_id])
+    run.metadata = said.get(run.exchange_id)
+    profile_hash = run.requested.profile_hash if run.requested is not None else None
+    profile_hash = profile_hash or (run.started[-1].profile_hash if run.started else None)
+    return FoundRun(thread, run, thread.journal.profile(profile_hash))
+
+
+def _of_exchange(thread: FoundThread, exchange_id: str) -> Iterator[e.Event]:
+    kinds = (e.MessageJournaled, e.ExchangeRequested, e.RunStarted)
+    for event in thread.lookups().near(exchange_id):
+        if isinstance(event, kinds) and event.exchange_id == exchange_id:
+            yield event
+
+
+def retrieve(served: Served, call: ServedCall) -> Json:
+    """Return a run (GET …/runs/{run_id}); the SDK's poll helper gets it when it has ended, or after a second."""
+    found = find_run(served, call)
+    is_polled = call.given_headers.get(POLL_HELPER) == "true"
+    live = served.runner.live(found.run.exchange_id) if is_polled else None
+    if live is not None and found.run.status in {"queued", "in_progress"}:
+        live.wait(POLL_WAIT_SECONDS)
+        found = find_run(served, call)
+    call.headers[POLL_HEADER] = "0" if live is not None else str(POLL_AFTER_MS)
+    return found.object()
+
+
+def list_(served: Served, call: ServedCall) -> Json:
+    """Return a page of runs (GET …/runs)."""
+    from .run_list import run_page
+
+    return run_page(served, call)
+
+
+def modify(served: Served, call: ServedCall) -> Json:
+    """Replace the metadata of a run, if it is given (POST …/runs/{run_id})."""
+    found = find_run(served, call)
+    if call.body.get("metadata") is not None:
+        metadata = validation.metadata_of(call.body)
+        thread = found.thread
+        thread.journal.commit(
+            thread.key, partial(describe_exchange, exchange_id=found.run.exchange_id, metadata=metadata), also=call.also
+        )
+        found.run.metadata = metadata
+    return found.object()
+
+
+def cancel(served: Served, call: ServedCall) -> Json:
+    """End a run that has not ended (POST …/cancel)."""
+    found = find_run(served, call)
+    if found.run.ended:
+        if found.run.ended == "cancelled" and call.repeated:
+            return found.object()
+        raise bad_request(f"Cannot cancel run with status '{found.run.ended}'.")
+    thread, exchange_id = found.thread, found.run.exchange_id
+
+    def decide(conversation: Conversation) -> None:
+        cancel_exchange(conversation, exchange_id, "cancelled by the client of the served API")
+
+    try:
+        thread.journal.commit(thread.key, decide, also=call.also)
+    except ConversationNotFound:
+        raise no_such("thread", thread.thread_id) from None
+    served.runner.end(thread.key, exchange_id)
+    return find_run(served, call).object()
+
+
+def submit_tool_outputs(served: Served, call: ServedCall) -> Json | EventStream:
+    """Journal the results of all calls of a run in one commit, and continue it (POST …/submit_tool_outputs)."""
+    found = find_run(served, call)
+    validation.flag(call.body, "stream")
+    outputs = bodies.tool_outputs(call.body)
+    thread, run = found.thread, found.run
+    results = [thread.journal.keep(Message(Role.TOOL, text, tool_call_id=name)) for name, text in outputs.items()]
+    earlier = thread.journal.keyed(thread.key, call.idempotency_key) if call.repeated else None
+    if earlier is None:
+        if run.status != "requires_action":
+            raise bad_request(f'Runs in status "{run.status}" do not accept tool outputs.')
+        expected = run.pending
+        if sorted(outputs) != sorted(expected):
+            raise bad_request(f"Expected tool outputs for call_ids {expected}, got {list(outputs)}")
+        _store_results(served, call, found, results)
+        served.runner.notes.hold(thread.stream, run.exchange_id)
+    found = found_again(served, found)
+    call.headers[POLL_HEADER] = str(POLL_AFTER_MS)
+    shown, live = found.object(), None
+    if not found.run.ended and not found.run.pending:
+        live = served.runner.run(thread.key, run.exchange_id, call.caller.actor, stream=call.wants_stream)
+    if not call.wants_stream:
+        return shown
+    steps = [each for each in steps_of(found.run, shown) if each["type"] == "tool_calls"]
+    return run_stream(served, found, live, [("thread.run.step.completed", each) for each in steps[-1:]])
+
+
+def found_again(served: Served, found: FoundRun) -> FoundRun:
+    """Return a run as it is now."""
+    thread, run = found.thread, found.run
+    again = folded_run(thread.journal.history(thread.key, run.version - 1), run.exchange_id, thread.key)
+    return _found(thread, again)
+
+
+def _store_results(served: Served, call: ServedCall, found: FoundRun, results: Sequence[Message]) -> None:
+    thread, exchange_id = found.thread, found.run.exchange_id
+
+    def decide(conversation: Conversation) -> None:
+        left = conversation.left_exchange(exchange_id)
+        parent = thread.journal.end_of_exchange(thread.key, left) if left is not None else None
+        give_results(conversation, exchange_id, results, call.idempotency_key, parent)
+
+    try:
+        thread.journal.commit(thread.key, decide, also=call.also)
+    except CallNotWaiting as error:
+        raise bad_request(f"The run does not wait for these tool outputs any more: {error}") from error
+
+
+# Steps
+
+
+def list_steps(served: Served, call: ServedCall) -> Json:
+    """Return a page of the run's steps (GET …/steps)."""
+    from .run_list import step_page
+
+    found = find_run(served, call)
+    return step_page(steps_of(found.run, found.object()), PageQuery.of(call.query))
+
+
+def retrieve_step(served: Served, call: ServedCall) -> Json:
+    """Return a step of the run (GET …/steps/{step_id})."""
+    found = find_run(served, call)
+    steps = steps_of(found.run, found.object())
+    step = next((each for each in steps if each["id"] == call.ids["step_id"]), None)
+    if step is None:
+        raise no_such("run step", call.ids["step_id"])
+    return step
+
+
+HANDLERS_OF_RUNS: Mapping[str, Handler] = {
+    "create_run": create,
+    "create_thread_and_run": create_with_thread,
+    "list_runs": list_,
+    "retrieve_run": retrieve,
+    "modify_run": modify,
+    "cancel_run": cancel,
+    "submit_tool_outputs": submit_tool_outputs,
+    "list_run_steps": list_steps,
+    "retrieve_run_step": retrieve_step,
+}

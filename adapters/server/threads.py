@@ -1,0 +1,368 @@
+"""Handle /v1/threads and their messages: a thread is a conversation, whose key is the thread's id."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from threadledger.domain.conversation import Conversation, ConversationState, key_of, stream_of
+from threadledger.domain.conversation import events as e
+from threadledger.domain.conversation.decisions import describe_message
+from threadledger.domain.conversation.messages import JournaledMessage, Message
+from threadledger.domain.errors import ConversationNotFound
+from threadledger.domain.ids import from_iso, now
+from threadledger.domain.journal import Journal
+from threadledger.domain.journal.descriptions import description_of
+from threadledger.domain.journal.lookups import Lookups
+
+from ..wire import Json, objects, validation
+from ..wire.errors import bad_request, no_such
+from . import tenants
+from .calls import Handler, Served, ServedCall
+from .contents import MESSAGE, is_shown, message_object, run_id_of, said, seconds, texts_in
+from .hosted_tools import checked_resources
+from .ids import new_id, uuid_in, wire_id
+from .pages import PageQuery, page_of
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+THREAD = "thread_"
+
+
+@dataclass(frozen=True)
+class FoundThread:
+    """Hold a thread of the caller: its id, the conversation, and the journal of the caller."""
+
+    thread_id: str
+    key: str
+    state: ConversationState
+    journal: Journal
+
+    @property
+    def stream(self) -> str:
+        """Return the stream of its conversation."""
+        return stream_of(self.key)
+
+    def lookups(self) -> Lookups:
+        """Return what finds its events and messages.
+
+        Raises:
+            ApiError: a 404, because it was deleted meanwhile.
+        """
+        found = self.journal.lookups(self.key)
+        if found is None:
+            raise no_such("thread", self.thread_id)
+        return found
+
+
+def find_thread(served: Served, call: ServedCall, thread_id: str | None = None) -> FoundThread:
+    """Return a thread of the caller, by default the one that the path names: by its key, or by its id in an import.
+
+    Raises:
+        ApiError: a 404.
+    """
+    thread_id = call.ids["thread_id"] if thread_id is None else thread_id
+    journal = served.journal_of(call.caller)
+    for key in _keys(journal, call, thread_id):
+        conversation = journal.load(key)
+        if conversation is not None:
+            return FoundThread(thread_id, key, conversation.state, journal)
+    raise no_such("thread", thread_id)
+
+
+def _keys(journal: Journal, call: ServedCall, thread_id: str) -> Sequence[str]:
+    key = tenants.key_of(call.caller, thread_id)
+    if journal.load(key) is not None:
+        return [key]
+    places = journal.addressed([thread_id]).get(thread_id, [])
+    keys = [key_of(stream) for stream, _ in places]
+    return [each for each in dict.fromkeys(keys) if tenants.reaches(call.caller, each)]
+
+
+def thread_object(thread_id: str, started: datetime, metadata: Mapping[str, Any]) -> Json:
+    """Return the API's object of a thread."""
+    return objects.thread(thread_id, seconds(started), texts_in(metadata), {})
+
+
+def create(served: Served, call: ServedCall) -> Json:
+    """Create a thread (POST /threads)."""
+    thread_id = new_id(THREAD, call.request_key)
+    key, begin = tenants.key_of(call.caller, thread_id), new_thread(served, call, call.body)
+    journal = served.journal_of(call.caller)
+    if (conversation := journal.load(key)) is None:
+        state = journal.commit(key, partial(_started, begin), create=True, also=call.also)
+        metadata = validation.metadata_of(call.body)
+        return thread_object(thread_id, from_iso(state.started_at), metadata)
+    return _object(FoundThread(thread_id, key, conversation.state, journal))
+
+
+def new_thread(served: Served, call: ServedCall, body: Json, where: str = "") -> Begin:
+    """Return what a new thread begins with, checked; `where` is put before field names in error messages."""
+    checked_resources(body.get("tool_resources"), served.settings, f"{where}tool_resources")
+    given = validation.array(body.get("messages") or [], f"{where}messages")
+    return Begin(validation.metadata_of(body), messages_in(served, call, given, f"{where}messages"))
+
+
+@dataclass(frozen=True)
+class Begin:
+    """Hold the metadata and the first messages of a new thread."""
+
+    metadata: Mapping[str, str]
+    messages: Sequence[tuple[Message, Mapping[str, str]]]
+
+    def journal(self, conversation: Conversation) -> None:
+        """Journal them in a commit, unless the conversation has begun."""
+        if self.metadata:
+            conversation.describe({"metadata": dict(self.metadata)})
+        for message, metadata in self.messages:
+            conversation.journal(message, metadata=metadata)
+
+
+def messages_in(
+    served: Served, call: ServedCall, given: Sequence[Any], where: str
+) -> list[tuple[Message, Mapping[str, str]]]:
+    """Return the messages in a request with their metadata; the data in them is stored."""
+    found: list[tuple[Message, Mapping[str, str]]] = []
+    for index, each in enumerate(given):
+        place = f"{where}[{index}]"
+        message, metadata = said(validation.an_object(each, place), served.settings, f"{place}.")
+        found.append((served.ledger.journal.keep(message), metadata))
+    return found
+
+
+def _started(begin: Begin, conversation: Conversation) -> ConversationState:
+    if conversation.pending:  # it is new
+        begin.journal(conversation)
+    return conversation.state
+
+
+def _object(thread: FoundThread) -> Json:
+    description = description_of(thread.journal, thread.key, thread.state)
+    return thread_object(thread.thread_id, from_iso(thread.state.started_at), description.metadata)
+
+
+def retrieve(served: Served, call: ServedCall) -> Json:
+    """Return a thread (GET /threads/{thread_id})."""
+    return _object(find_thread(served, call))
+
+
+def modify(served: Served, call: ServedCall) -> Json:
+    """Replace the metadata of a thread, if it is given (POST /threads/{thread_id})."""
+    thread = find_thread(served, call)
+    checked_resources(call.body.get("tool_resources"), served.settings)
+    if call.body.get("metadata") is None:
+        return _object(thread)
+    metadata = validation.metadata_of(call.body)
+
+    def describe(conversation: Conversation) -> None:
+        conversation.describe({"metadata": metadata})
+
+    thread.journal.commit(thread.key, describe, also=call.also)
+    return thread_object(thread.thread_id, from_iso(thread.state.started_at), metadata)
+
+
+def delete(served: Served, call: ServedCall) -> Json:
+    """Delete a thread: its conversation ends, and its events remain for the audit (DELETE /threads/{thread_id})."""
+    thread = find_thread(served, call)
+
+    def end(conversation: Conversation) -> None:
+        conversation.delete("deleted by the served API", interrupting=True)
+
+    try:
+        thread.journal.commit(thread.key, end)
+    except ConversationNotFound:
+        raise no_such("thread", thread.thread_id) from None
+    return objects.deletion(thread.thread_id, "thread.deleted")
+
+
+def list_(served: Served, call: ServedCall) -> Json:
+    """Return a page of threads, the last started first (GET /threads): the provider never had this."""
+    from .thread_list import thread_page
+
+    return thread_page(served, call)
+
+
+# Messages
+
+
+def create_message(served: Served, call: ServedCall) -> Json:
+    """Append a message, unless a run is active (POST /threads/{thread_id}/messages)."""
+    thread = find_thread(served, call)
+    given, metadata = said(call.body, served.settings)
+    message = thread.journal.keep(given)
+
+    def decide(conversation: Conversation) -> e.MessageJournaled:
+        earlier = thread.journal.keyed(thread.key, call.idempotency_key) if call.repeated else None
+        if isinstance(earlier, e.MessageJournaled):
+            return earlier
+        active = active_run(conversation.state)
+        if active is not None:
+            named = f"Can't add messages to {thread.thread_id} while a run {active} is active."
+            raise bad_request(named)
+        return conversation.journal(message, idempotency_key=call.idempotency_key, metadata=metadata)
+
+    event = thread.journal.commit(thread.key, decide, also=call.also)
+    served.runner.mirror(thread.key)
+    journaled = JournaledMessage(message, event.message_id, event.originator_version, event.timestamp)
+    return message_object(journaled, thread.thread_id, thread.journal.read_blob, metadata=event.metadata)
+
+
+def active_run(state: ConversationState) -> str | None:
+    """Return the id of the run that is active in a thread, or None: an exchange without an answer whose time is not over."""
+    moment = now()
+    for exchange_id, exchange in state.open_exchanges.items():
+        runs = (run for run in state.open_runs.values() if run.exchange_id == exchange_id)
+        has_run = any(not run.is_overdue(moment) for run in runs)
+        if has_run or exchange.is_active(moment) or (exchange.deadline is None and exchange.waits):
+            return wire_id("run_", exchange_id)
+    return None
+
+
+def list_messages(served: Served, call: ServedCall) -> Json:
+    """Return a page of messages, of the thread or of one run (GET /threads/{thread_id}/messages)."""
+    thread, query = find_thread(served, call), PageQuery.of(call.query)
+    lookups, run_id = thread.lookups(), call.query.get("run_id")
+
+    def wanted(message: JournaledMessage) -> bool:
+        return is_shown(message) and (not run_id or run_id_of(message) == run_id)
+
+    after, before = (
+        _find(thread, lookups, each, "in this list").version if each else None for each in (query.after, query.before)
+    )
+    found, has_more = lookups.messages(
+        wanted, limit=query.limit, newest_first=query.newest_first, after=after, before=before
+    )
+    return page_of(_objects(thread, found), query, has_more)
+
+
+def _objects(thread: FoundThread, messages: Sequence[JournaledMessage]) -> list[Json]:
+    described = described_since(thread, [each.message_id for each in messages])
+    assistants = _assistants(thread, messages)
+    return [
+        message_object(
+            each,
+            thread.thread_id,
+            thread.journal.read_blob,
+            assistant_id=assistants.get(each.exchange_id or "") if each.run_id is not None else None,
+            metadata=described.get(each.message_id),
+        )
+        for each in messages
+    ]
+
+
+def described_since(thread: FoundThread, ids: Sequence[str]) -> dict[str, Mapping[str, Any]]:
+    """Return what was said of messages or exchanges after they were stored, by their ids."""
+    found = thread.journal.addressed([f"described:{each}" for each in ids])
+    described: dict[str, Mapping[str, Any]] = {}
+    for address, places in found.items():
+        version = max((version for stream, version in places if stream == thread.stream), default=0)
+        event = next(thread.journal.history(thread.key, version - 1, version), None) if version else None
+        if isinstance(event, e.MessageDescribed | e.ExchangeDescribed):
+            described[address.removeprefix("described:")] = event.metadata
+    return described
+
+
+def _assistants(thread: FoundThread, messages: Sequence[JournaledMessage]) -> dict[str, str]:
+    """Return the assistants of the runs that said these messages, by the ids of their exchanges."""
+    wanted = {each.exchange_id for each in messages if each.run_id is not None and each.exchange_id}
+    if not wanted:
+        return {}
+    versions = [each.version for each in messages]
+    lookups = thread.lookups()
+    found = {each.exchange_id: each for each in lookups.requests_between(min(versions), max(versions))}
+    for exchange_id in wanted - found.keys():
+        event = requested(lookups, exchange_id)
+        found |= {exchange_id: event} if event is not None else {}
+    names = ((name, event.request.get("assistant_id")) for name, event in found.items())
+    return {name: given for name, given in names if isinstance(given, str)}
+
+
+def requested(lookups: Lookups, exchange_id: str) -> e.ExchangeRequested | None:
+    """Return the request that opened an exchange; None if there is none."""
+    near = (event for event in lookups.near(exchange_id) if isinstance(event, e.ExchangeRequested))
+    return next((event for event in near if event.exchange_id == exchange_id), None)
+
+
+def _find(thread: FoundThread, lookups: Lookups, message_id: str, where: str = "") -> JournaledMessage:
+    """Return a message that the thread shows, by its id or its id in an import.
+
+    Raises:
+        ApiError: a 404, or a 400 if it is named by the query of a list.
+    """
+    version = _version_of(thread, lookups, message_id)
+    found = lookups.message(version) if version is not None else None
+    if found is None or not is_shown(found):
+        if where:
+            raise bad_request(f"Invalid '{message_id}': no object with this id {where}.", None, "invalid_value")
+        raise no_such("message", message_id)
+    return found
+
+
+def _version_of(thread: FoundThread, lookups: Lookups, message_id: str) -> int | None:
+    own = uuid_in(MESSAGE, message_id)
+    if own is not None:
+        near = (event for event in lookups.near(own) if isinstance(event, e.MessageJournaled))
+        version = next((event.originator_version for event in near if event.message_id == own), None)
+        if version is not None:
+            return version
+    names = [message_id, *([own] if own is not None else [])]
+    places = (place for found in thread.journal.addressed(names).values() for place in found)
+    return next((version for stream, version in places if stream == thread.stream), None)
+
+
+def shown_message(thread: FoundThread, message_id: str) -> Json | None:
+    """Return the API's object of a message by its id in the journal; None if the thread no longer shows it."""
+    lookups = thread.lookups()
+    version = _version_of(thread, lookups, wire_id(MESSAGE, message_id))
+    found = lookups.message(version) if version is not None else None
+    return _objects(thread, [found])[0] if found is not None else None
+
+
+def retrieve_message(served: Served, call: ServedCall) -> Json:
+    """Return a message (GET /threads/{thread_id}/messages/{message_id})."""
+    thread = find_thread(served, call)
+    return _objects(thread, [_find(thread, thread.lookups(), call.ids["message_id"])])[0]
+
+
+def modify_message(served: Served, call: ServedCall) -> Json:
+    """Replace the metadata of a message, if it is given (POST /threads/{thread_id}/messages/{message_id})."""
+    thread = find_thread(served, call)
+    message = _find(thread, thread.lookups(), call.ids["message_id"])
+    if call.body.get("metadata") is not None:
+        metadata = validation.metadata_of(call.body)
+
+        def describe(conversation: Conversation) -> None:
+            describe_message(conversation, message.message_id, message.version, metadata)
+
+        thread.journal.commit(thread.key, describe, also=call.also)
+    return _objects(thread, [message])[0]
+
+
+def delete_message(served: Served, call: ServedCall) -> Json:
+    """Remove a message from memory; it remains in the log (DELETE /threads/{thread_id}/messages/{message_id})."""
+    thread = find_thread(served, call)
+    message = _find(thread, thread.lookups(), call.ids["message_id"])
+
+    def retract(conversation: Conversation) -> None:
+        conversation.retract(message.message_id, "deleted by the served API", message.version)
+
+    thread.journal.commit(thread.key, retract)
+    served.runner.mirror(thread.key)
+    return objects.deletion(call.ids["message_id"], "thread.message.deleted")
+
+
+HANDLERS_OF_THREADS: Mapping[str, Handler] = {
+    "create_thread": create,
+    "retrieve_thread": retrieve,
+    "modify_thread": modify,
+    "delete_thread": delete,
+    "list_threads": list_,
+    "create_message": create_message,
+    "list_messages": list_messages,
+    "retrieve_message": retrieve_message,
+    "modify_message": modify_message,
+    "delete_message": delete_message,
+}
