@@ -39,6 +39,7 @@ OPEN_MODULES = {
             "listing",
             "decisions",
             "tenants",
+            "assistants",
         )
     ),
     *(

@@ -457,7 +457,11 @@ class AssistantDefined(Event, frozen=True, kw_only=True):
     """Types of tools that it was to have and that the server does not run."""
     metadata: JSON = field(default_factory=dict)
     written_at: str | None = None
-    """When the original of an imported assistant was created (ISO 8601)."""
+    """When it was created (ISO 8601), if not by this event: of an imported or a changed assistant."""
+    origin: JSON = field(default_factory=dict)
+    """What an import said: the `digest` of the original, and the fields of it that have no place here (`other`)."""
+    idempotency_key: str | None = None
+    """Key of the request that created or changed it."""
 
 
 class AssistantDeleted(Event, frozen=True, kw_only=True):

@@ -1,4 +1,4 @@
-"""Name what belongs to a tenant of the served API: the keys of its conversations and the streams of its assistants.
+"""Name the conversations of the tenants of the served API.
 
 Only names keep tenants apart: a tenant's conversations have keys that begin with its own prefix, and a caller without a
 tenant reaches no key that begins with the prefix of any.
@@ -12,9 +12,6 @@ from ..errors import InvalidInput
 
 TENANT = "tenant:"
 """Prefix of the keys of all tenants' conversations."""
-
-ASSISTANT = "assistant:"
-"""Prefix of the streams of assistants."""
 
 TENANT_NAME = re.compile("[a-z0-9_-]{1,63}")
 """What the name of a tenant looks like: no name is the beginning of another one's prefix."""
@@ -47,8 +44,3 @@ def key_in_tenant(tenant: str, key: str) -> str | None:
         return None if key.startswith(TENANT) else key
     prefix = tenant_key(tenant, "")
     return key[len(prefix) :] if key.startswith(prefix) else None
-
-
-def assistant_stream(tenant: str, assistant_id: str) -> str:
-    """Return the name of the stream of an assistant."""
-    return f"{ASSISTANT}{tenant}/{assistant_id}"

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from ..conversation import ConversationState, ExchangeRecord, Exchanges, FailureFilter, RunRecord
+    from ..conversation.assistants import CreatedPlace, DefinedAssistant
     from ..conversation.listing import ConversationFilter, MessageSearch, SearchHit
     from ..conversation.run_filters import ExchangeFilter, ProfileRuns, RunFilter
     from ..failures import BackendEnd, FailureGroup, RecordedFailure, SummaryRow
@@ -68,6 +69,21 @@ class Views(Protocol):
         Raises:
             ChangedEvent: a definition was changed.
         """
+        ...
+
+    def assistants(
+        self,
+        tenant: str,
+        limit: int,
+        newest_first: bool = True,
+        after: CreatedPlace | None = None,
+        until: CreatedPlace | None = None,
+    ) -> list[DefinedAssistant]:
+        """Return the next `limit` assistants of a tenant after a place and before another one, by their creation."""
+        ...
+
+    def assistant_place(self, tenant: str, assistant_id: str) -> CreatedPlace | None:
+        """Return the place of an assistant in the list of its tenant; None if the tenant has no such assistant."""
         ...
 
     def unanswered(self, since: datetime | None = None, limit: int | None = None) -> list[UnansweredRun]:

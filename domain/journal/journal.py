@@ -341,7 +341,11 @@ class Journal(Application[str]):
 
     def keyed(self, key: str, idempotency_key: str) -> e.Event | None:
         """Return the event of a conversation that was stored with an idempotency key, or None."""
-        row = self._log.select_keyed(stream_of(key), indexed(idempotency_key))
+        return self.keyed_in(stream_of(key), idempotency_key)
+
+    def keyed_in(self, stream: str, idempotency_key: str) -> e.Event | None:
+        """Return the event of any stream that was stored with an idempotency key, or None."""
+        row = self._log.select_keyed(stream, indexed(idempotency_key))
         return restore(row) if row is not None else None
 
     def load(self, key: str) -> Conversation | None:
@@ -524,6 +528,12 @@ class Journal(Application[str]):
     def stream(self, stream: str, topics: Sequence[str] = ()) -> Iterator[e.Event]:
         """Return the events of any stream, oldest first."""
         return map(restore, self._log.stream_rows(stream, topics=topics, changed=refuse_changed))
+
+    def newest_of(self, stream: str) -> e.Event | None:
+        """Return the newest event of any stream, or None; no other one is read."""
+        head = self._log.select_head(stream, refuse_changed)
+        rows = self._log.stream_rows(stream, head.version - 1, head.version, changed=refuse_changed) if head else ()
+        return next(map(restore, rows), None)
 
     def threads_ever_linked(self, key: str, upto: int | None = None) -> dict[str, list[str]]:
         """Return the ids of all threads that were linked to the conversation of a version, by kind, oldest first.

@@ -15,6 +15,7 @@ from eventsourcing.persistence import Mapper, Notification, StoredEvent, Transco
 
 from ..conversation.events import (
     EVENTS,
+    AssistantDefined,
     Event,
     ExchangeDescribed,
     ExchangeRequested,
@@ -136,7 +137,7 @@ class EventMapper(Mapper[str]):
         return restore((*place, stored.topic, stored.state, getattr(stored, "event_id", ""), at, schema))
 
 
-KEYED = frozenset({RunStarted, ExchangeRequested})
+KEYED = frozenset({RunStarted, ExchangeRequested, AssistantDefined})
 """Events besides messages that can have an idempotency key."""
 
 ASCII_SCHEMA, UTF8_SCHEMA = 1, 2

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from ..faces import lazy_face
 
 if TYPE_CHECKING:
+    from .assistants import AssistantRecord, Assistants
     from .audit import (
         FailureGroups,
         LaggingThread,
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from .threads import ListedThread
 
 __all__ = [
+    "AssistantRecord",
+    "Assistants",
     "AsyncChat",
     "AsyncLedger",
     "Chat",
@@ -51,6 +54,7 @@ if not TYPE_CHECKING:
     __getattr__ = lazy_face(
         __name__,
         {
+            "assistants": "AssistantRecord Assistants",
             "audit": (
                 "FailureGroups LaggingThread ShownMemory defined_profile follow_failures memory_shown "
                 "threads_behind tool_names unanswered_exchanges"

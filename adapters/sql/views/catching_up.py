@@ -206,7 +206,7 @@ class Projection:
             if seen == size or chars > BATCH_CHARS_MAX:
                 self._unread = after, target, chain((row,), rows)
                 return Batch(taken, after, _decoded(event_id), first)
-            if str(row[1]).startswith(CONVERSATION):  # a damaged name may be a number
+            if str(row[1]).startswith(self.view.stream_prefix):  # a damaged name may be a number
                 try:
                     event = read(row)
                 except CorruptEvent as error:
@@ -465,6 +465,8 @@ class View(ABC, Generic[K, C]):
     """Version of the view. Increase it when the tables or their contents change: the view is then rebuilt automatically."""
     topics: ClassVar[Sequence[str]]
     """Types of events that the view processes; all if empty."""
+    stream_prefix: ClassVar[str] = CONVERSATION
+    """Beginning of the names of the streams whose events it processes."""
 
     def read(self, row: Row) -> Any:
         """Return the event of a row in the form in which the view processes it; None if it has no effect.

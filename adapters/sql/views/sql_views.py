@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         FailureFilter,
         RunRecord,
     )
+    from threadledger.domain.conversation.assistants import CreatedPlace, DefinedAssistant
     from threadledger.domain.conversation.run_filters import ExchangeFilter, ProfileRuns, RunFilter
     from threadledger.domain.failures import BackendEnd, FailureGroup, RecordedFailure, SummaryRow
     from threadledger.domain.journal import UnansweredRun
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from ..database import Database
     from ..recorder import Recorder
     from ..sqlite import SQLite
+    from .assistants import AssistantsView
     from .audit import AuditView
     from .conversations import ConversationsView
     from .run_pages import Place
@@ -85,6 +87,12 @@ class SqlViews:
 
         return SearchView()
 
+    @cached_property
+    def _assistants(self) -> AssistantsView:
+        from .assistants import AssistantsView
+
+        return AssistantsView()
+
     def failures(self, wanted: FailureFilter, limit: int | None = None) -> list[RecordedFailure]:
         return self._read(lambda transaction, runs: self._audit.failures(transaction, runs, wanted, limit), self._audit)
 
@@ -121,6 +129,27 @@ class SqlViews:
         return self._read(
             lambda transaction, runs: profiles(transaction, self._audit.prefix(runs), beginning, limit, before),
             self._audit,
+        )
+
+    def assistants(
+        self,
+        tenant: str,
+        limit: int,
+        newest_first: bool = True,
+        after: CreatedPlace | None = None,
+        until: CreatedPlace | None = None,
+    ) -> list[DefinedAssistant]:
+        return self._read(
+            lambda transaction, listed: self._assistants.page(
+                transaction, listed, tenant, limit, newest_first, after, until
+            ),
+            self._assistants,
+        )
+
+    def assistant_place(self, tenant: str, assistant_id: str) -> CreatedPlace | None:
+        return self._read(
+            lambda transaction, listed: self._assistants.place(transaction, listed, tenant, assistant_id),
+            self._assistants,
         )
 
     def unanswered(self, since: datetime | None = None, limit: int | None = None) -> list[UnansweredRun]:
@@ -246,6 +275,7 @@ class SqlViews:
             (self._audit, self._audit.read_all),
             (self._conversations, self._conversations.read_all),
             (self._search, self._search.read_all),
+            (self._assistants, self._assistants.read_all),
         ):
             projection = self._projection(view)
             try:
@@ -275,7 +305,7 @@ class SqlViews:
         return SqlViews(_database_aside(self._database), self._log)
 
     def _views(self) -> tuple[View[Any, Any], ...]:
-        return self._audit, self._conversations, self._search
+        return self._audit, self._conversations, self._search, self._assistants
 
     def _projection(self, view: View[Any, Any]) -> Projection:
         if view.name == self._conversations.name:  # it may be that of another instance: see `_aside`
