@@ -46,6 +46,8 @@ class ServedCall(RouteCall):
     request_key: str = ""
     also: Also | None = None
     """What the request writes in the transaction of its commit, so that a repetition of it is recognised."""
+    fingerprint: str = ""
+    """Hash of the key, path and body of a request that may store something."""
     repeated: bool = False
     """Whether the same request was received before, or may have been."""
     given_headers: Mapping[str, str] = field(default_factory=dict)

@@ -165,6 +165,12 @@ class Runner:
         with self._lock:
             self._sent.append(request_key)
 
+    def unsent(self, fingerprint: str) -> str | None:
+        """Return the key of the newest request like this whose response was not completely sent; None if there is none."""
+        found = self.notes.unsent(fingerprint)
+        with self._lock:
+            return None if found in self._sent else found
+
     def expire(self, key: str, exchange_id: str) -> bool:
         """End an exchange if its time is over; return whether it has ended."""
         try:

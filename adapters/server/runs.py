@@ -9,14 +9,15 @@ from functools import partial
 from itertools import islice
 from typing import Any
 
-from threadledger.domain.conversation import Conversation, Profile, parse_profile
+from threadledger.domain.conversation import Conversation, Profile, parse_profile, stream_of
 from threadledger.domain.conversation import events as e
 from threadledger.domain.conversation.decisions import cancel as cancel_exchange
 from threadledger.domain.conversation.decisions import describe_exchange, give_results
 from threadledger.domain.conversation.messages import Message, Role
 from threadledger.domain.errors import CallNotWaiting, ConversationBusy, ConversationNotFound, InvalidProfile
 from threadledger.domain.exchange.served import ServedRequest, requested
-from threadledger.domain.ledger.assistants import AssistantRecord
+from threadledger.domain.journal.served_notes import together
+from threadledger.domain.ledger import AssistantRecord
 
 from ..wire import EventStream, Json, bodies, options, validation
 from ..wire.errors import bad_request, no_such
@@ -170,9 +171,6 @@ def _check_truncation(body: Json) -> None:
 
 
 def _open(served: Served, call: ServedCall, key: str, wanted: ServedRequest) -> e.ExchangeRequested:
-    from threadledger.domain.conversation import stream_of
-    from threadledger.domain.journal.served_notes import together
-
     notes, stream = served.runner.notes, stream_of(key)
     return requested(
         served.journal_of(call.caller), key, wanted, lambda exchange_id: together(notes.claim(stream, exchange_id), call.also)
@@ -338,7 +336,6 @@ def submit_tool_outputs(served: Served, call: ServedCall) -> Json | EventStream:
         if sorted(outputs) != sorted(expected):
             raise bad_request(f"Expected tool outputs for call_ids {expected}, got {list(outputs)}")
         _store_results(served, call, found, results)
-        served.runner.notes.hold(thread.stream, run.exchange_id)
     found = found_again(served, found)
     call.headers[POLL_HEADER] = str(POLL_AFTER_MS)
     shown, live = found.object(), None
@@ -365,8 +362,9 @@ def _store_results(served: Served, call: ServedCall, found: FoundRun, results: S
         parent = thread.journal.end_of_exchange(thread.key, left) if left is not None else None
         give_results(conversation, exchange_id, results, call.idempotency_key, parent)
 
+    also = together(served.runner.notes.claim(thread.stream, exchange_id), call.also)
     try:
-        thread.journal.commit(thread.key, decide, also=call.also)
+        thread.journal.commit(thread.key, decide, also=also)
     except CallNotWaiting as error:
         raise bad_request(f"The run does not wait for these tool outputs any more: {error}") from error
 

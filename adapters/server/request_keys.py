@@ -1,0 +1,100 @@
+"""Recognise a request that a client sends again, so that it stores nothing twice.
+
+A request with an `Idempotency-Key` is the same as an earlier one with that key. The SDKs send none, but say in
+`x-stainless-retry-count` that they repeat a request: it is the same as the newest one of the same key, path and body whose
+response was not completely sent. So two equal messages that a client was told of stay two.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from threadledger.domain.ids import new_id
+
+from ..wire.errors import bad_request
+from .calls import ServedCall
+
+if TYPE_CHECKING:
+    from .runner import Runner
+
+RETRY_COUNT = "x-stainless-retry-count"
+IDEMPOTENCY_KEY = "idempotency-key"
+KEY_CHARS_MAX = 255
+"""Maximum length of an `Idempotency-Key`, in characters."""
+
+
+class RequestKeys:
+    """Give each request its key, and remember those whose response is not sent yet."""
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+        self._lock = threading.Lock()
+        self._in_progress: dict[str, list[str]] = {}
+        """Keys of requests in progress, the newest last, by fingerprint."""
+
+    def begin(self, call: ServedCall, method: str, path: str, body: bytes) -> None:
+        """Set the key of a request that may store something, before it is handled.
+
+        Raises:
+            ApiError: a 400, because its `Idempotency-Key` is not valid, or was used for another request.
+        """
+        if method == "GET":
+            return
+        call.fingerprint = fingerprint = _fingerprint(call, method, path, body)
+        given = call.given_headers.get(IDEMPOTENCY_KEY)
+        if given is not None:
+            call.request_key, call.repeated = _key_of(call, given), True
+            known = self._runner.notes.fingerprint_of(call.request_key)
+            if known is not None and known != fingerprint:
+                raise bad_request(
+                    "The Idempotency-Key was used for a request with another path or body: use a new key for each request.",
+                    None,
+                    "idempotency_key_reused",
+                )
+        else:
+            found = self._unsent(fingerprint) if _is_retry(call.given_headers) else None
+            call.request_key, call.repeated = found or new_id(), found is not None
+        call.also = self._runner.notes.note(call.request_key, fingerprint)
+        with self._lock:
+            self._in_progress.setdefault(fingerprint, []).append(call.request_key)
+
+    def end(self, call: ServedCall, *, sent: bool) -> None:
+        """Note that a request was answered; `sent` says whether the client got the whole response, as far as is known."""
+        if not call.fingerprint:
+            return
+        with self._lock:
+            keys = self._in_progress.get(call.fingerprint, [])
+            if call.request_key in keys:
+                keys.remove(call.request_key)
+            if not keys:
+                self._in_progress.pop(call.fingerprint, None)
+        if sent and IDEMPOTENCY_KEY not in call.given_headers:
+            self._runner.sent(call.request_key)
+
+    def _unsent(self, fingerprint: str) -> str | None:
+        with self._lock:
+            keys = self._in_progress.get(fingerprint)
+            if keys:
+                return keys[-1]
+        return self._runner.unsent(fingerprint)
+
+
+def _fingerprint(call: ServedCall, method: str, path: str, body: bytes) -> str:
+    digest = hashlib.sha256()
+    for each in (call.caller.tenant.encode(), call.caller.name.encode(), method.encode(), path.encode(), body):
+        digest.update(b"%d:" % len(each) + each)
+    return digest.hexdigest()
+
+
+def _key_of(call: ServedCall, given: str) -> str:
+    if not 1 <= len(given) <= KEY_CHARS_MAX:
+        raise bad_request(f"Invalid 'Idempotency-Key': give 1 to {KEY_CHARS_MAX} characters.", None, "invalid_value")
+    return hashlib.sha256(f"{call.caller.tenant}\n{given}".encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _is_retry(headers: Mapping[str, str]) -> bool:
+    count = headers.get(RETRY_COUNT, "")
+    return count.isascii() and count.isdigit() and int(count[:9]) > 0
