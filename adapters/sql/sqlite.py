@@ -226,6 +226,24 @@ STEPS: tuple[tuple[str, ...], ...] = (
             PRIMARY KEY (blob, stream, version)
         ) WITHOUT ROWID""",
     ),
+    (
+        # Which process answers an exchange of the served API, or until when one waits for results of tools.
+        """CREATE TABLE exchange_claims (
+            stream TEXT NOT NULL,
+            exchange TEXT NOT NULL,
+            holder TEXT,
+            held_until TEXT NOT NULL,
+            PRIMARY KEY (stream, exchange)
+        ) WITHOUT ROWID""",
+        "CREATE INDEX exchange_claims_by_end ON exchange_claims (held_until)",
+        # Requests of the served API whose response was not fully sent, so that a repeated one is recognised.
+        """CREATE TABLE unsent_responses (
+            request TEXT PRIMARY KEY,
+            fingerprint TEXT NOT NULL,
+            at TEXT NOT NULL
+        ) WITHOUT ROWID""",
+        "CREATE INDEX unsent_responses_by_fingerprint ON unsent_responses (fingerprint)",
+    ),
 )
 
 SWAP = (

@@ -392,11 +392,13 @@ TABLES: Sequence[tuple[str, str, str]] = (
     ("unfinished_threads", "stream, mirror, thread_id, digest", "stream, mirror"),
     ("job_items", "job, item, ended, holder, held_until", "job, item"),
     ("thread_creations", "creation, stream, mirror, endpoint, thread_id, at", "creation"),
+    ("exchange_claims", "stream, exchange, holder, held_until", "stream, exchange"),
+    ("unsent_responses", "request, fingerprint, at", "request"),
 )
 """Table name, columns and sort order. Views are not copied: they are rebuilt from the events."""
 
 NOTES = tuple(each for each in TABLES if each[0] not in {"streams", "events", "blob_chunks"})
-"""Tables of notes about events, threads, assistants and jobs, which no hash protects."""
+"""Tables of notes about events, threads, assistants, jobs and requests, which no hash protects."""
 
 Progress = Callable[[int, int], None]
 

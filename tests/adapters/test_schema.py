@@ -11,15 +11,18 @@ import sys
 from contextlib import closing
 from hashlib import sha256
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 
 from threadledger.adapters.sql import SCHEMA_VERSION, Database, Factory, SqlMirrorHeads, upgrade
 from threadledger.adapters.sql.damage import leaf_of_form_3
 from threadledger.adapters.sql.postgres import STEPS as POSTGRES_STEPS
+from threadledger.adapters.sql.postgres import SWAP as POSTGRES_SWAP
+from threadledger.adapters.sql.schema import EVENTS_REWRITTEN_BY
 from threadledger.adapters.sql.sqlite import STEPS as SQLITE_STEPS
 from threadledger.adapters.sql.sqlite import SWAP as SQLITE_SWAP
-from threadledger.adapters.sql.upkeep import back_up
+from threadledger.adapters.sql.upkeep import TABLES, back_up
 from threadledger.domain.errors import ForeignDatabase, IdempotencyConflict, NewerSchema, OlderSchema, StoreError
 from threadledger.domain.ids import id_text, new_id, now
 from threadledger.domain.journal import Journal, quietly
@@ -27,6 +30,13 @@ from threadledger.domain.ledger import Ledger
 from threadledger.domain.threads import MirrorHead
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
+
+
+REWRITTEN = range(1, EVENTS_REWRITTEN_BY)
+"""Schemas whose upgrade rewrites the events; that of later ones adds tables, and is a part of opening."""
+
+MADE_WHEN_NEEDED = ("view_", "budget_", "thread_outcomes")
+"""Beginnings of the names of tables that belong to no schema."""
 
 
 def stored(number: int, path: Path) -> str:
@@ -59,14 +69,14 @@ def events_of(path: Path) -> list[tuple[object, ...]]:
 
 
 def table_shapes(url: str) -> dict[str, list[str]]:
-    """The columns of each of our tables, those of views left out."""
+    """The columns of each table of the schema."""
     database = Database(url)
     tables = database.query(
         "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite#_%' ESCAPE '#'"
     )
     shapes = {name: [row[1] for row in database.query(f"PRAGMA table_info({name})")] for (name,) in tables}
     database.close()
-    return {name: columns for name, columns in shapes.items() if not name.startswith("view_")}
+    return {name: columns for name, columns in shapes.items() if not name.startswith(MADE_WHEN_NEEDED)}
 
 
 @pytest.mark.parametrize("number", range(1, SCHEMA_VERSION))
@@ -74,13 +84,31 @@ def test_there_is_a_stored_database_of_every_earlier_schema(number: int) -> None
     assert (GOLDEN / f"schema-{number}.sql").is_file()
 
 
-@pytest.mark.parametrize("number", range(1, SCHEMA_VERSION))
+@pytest.mark.parametrize("number", REWRITTEN)
 def test_a_step_that_rewrites_events_is_not_taken_by_opening(number: int, tmp_path: Path) -> None:
     url = stored(number, tmp_path / "old.db")
     before = (tmp_path / "old.db").read_bytes()
     with pytest.raises(OlderSchema, match="run: threadledger db upgrade"):
         opened(url)
     assert (tmp_path / "old.db").read_bytes() == before
+
+
+@pytest.mark.parametrize("number", range(EVENTS_REWRITTEN_BY, SCHEMA_VERSION))
+def test_a_step_that_adds_tables_is_taken_by_opening_for_writing_and_by_nothing_else(
+    number: int, tmp_path: Path
+) -> None:
+    url, path = stored(number, tmp_path / "old.db"), tmp_path / "old.db"
+    bytes_before, before = path.read_bytes(), events_of(path)
+    with pytest.raises(OlderSchema, match=f"reading does not upgrade it to {SCHEMA_VERSION}"):
+        Journal(Factory(database=Database(url, upgrade=False)))
+    assert path.read_bytes() == bytes_before
+    with opened(url) as ledger:
+        assert (ledger.schema_before, ledger.status()["schema_version"]) == (number, SCHEMA_VERSION)
+        assert events_of(path) == before
+        assert list(ledger.check()) == []
+        ledger.conversation("customer-42").append("user", "Are you still there?")
+    with opened(url) as ledger:
+        assert ledger.schema_before is None
 
 
 @pytest.mark.parametrize("number", range(1, SCHEMA_VERSION))
@@ -91,7 +119,7 @@ def test_an_upgrade_keeps_every_event_as_it_was(number: int, tmp_path: Path) -> 
     with closing(Database(url)) as database:
         assert upgrade(database, lambda done, total: steps.append((done, total))) == number
         assert upgrade(database, quietly) is None
-    assert steps[-1] == (before[-1][0], before[-1][0])
+    assert steps[-1:] == ([(before[-1][0], before[-1][0])] if number in REWRITTEN else [])
     with opened(url) as ledger:
         assert (ledger.schema_before, ledger.status()["schema_version"]) == (None, SCHEMA_VERSION)
         assert events_of(tmp_path / "old.db") == before
@@ -185,7 +213,7 @@ with suppress(OSError):
 """Program that upgrades a database and prints its peak memory in KiB, on Linux only."""
 
 
-@pytest.mark.parametrize("number", range(1, SCHEMA_VERSION))
+@pytest.mark.parametrize("number", REWRITTEN)
 def test_many_events_of_any_earlier_schema_are_upgraded_in_little_memory(number: int, tmp_path: Path) -> None:
     path = tmp_path / "old.db"
     url = stored(number, path)
@@ -345,16 +373,25 @@ def on_server(number: int, url: str, path: Path) -> Database:
     server.execute(
         "INSERT INTO threadledger (schema_version, created_at) VALUES (?, '2026-11-22T12:00:00.000000Z')", (number,)
     )
+    tables: tuple[tuple[str, str, str], ...] = (
+        ("streams", "stream, name, version, state_schema, state, due_at", "stream"),
+        ("events", "position, stream, version, event_id, topic, schema, at, state, leaf", "position"),
+    )
+    if number not in REWRITTEN:
+        for statement in POSTGRES_SWAP:
+            server.execute(statement)
+        tables = tuple(TABLES)
     stored(number, path)
     with sqlite3.connect(path) as connection:
-        for table, columns, order in (
-            ("streams", "stream, name, version, state_schema, state, due_at", "stream"),
-            ("events", "position, stream, version, event_id, topic, schema, at, state, leaf", "position"),
-        ):
+        for table, columns, order in tables:
             places = ", ".join("?" for _ in columns.split(", "))
             insert = f"INSERT INTO {table} ({columns}) OVERRIDING SYSTEM VALUE VALUES ({places})"
-            for row in connection.execute(f"SELECT {columns} FROM {table} ORDER BY {order}"):
-                server.execute(insert, row)
+            if connection.execute(f"PRAGMA table_info({table})").fetchall():
+                for row in connection.execute(f"SELECT {columns} FROM {table} ORDER BY {order}"):
+                    names = dict(zip(columns.split(", "), row, strict=True))
+                    if names.get("id") is not None:
+                        names["id"] = UUID(bytes=names["id"])
+                    server.execute(insert, tuple(names.values()))
     server.execute("UPDATE log_head SET position = (SELECT max(position) FROM events)")
     server.execute("SELECT setval(pg_get_serial_sequence('streams', 'stream'), (SELECT max(stream) FROM streams))")
     return server
@@ -383,7 +420,8 @@ def test_a_postgresql_database_is_upgraded_page_by_page_and_keeps_its_events(
     postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("threadledger.adapters.sql.upgrading.UPGRADE_PAGE_EVENTS", 10)
-    with closing(on_server(5, postgres_url, tmp_path / "old.db")) as server:
+    on_server(5, postgres_url, tmp_path / "old.db").close()
+    with closing(Database(postgres_url)) as server:
         steps: list[int] = []
         assert upgrade(server, lambda done, total: steps.append(done)) == 5
         assert len(steps) == -(-len(events_of(tmp_path / "old.db")) // 10)

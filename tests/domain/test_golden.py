@@ -159,6 +159,7 @@ GOLDEN = {
     "schema-3.sql": "8341d74cf47586884103871236dd975cb9f187157affa6e3062762c1bc2dea46",
     "schema-4.sql": "6034100b7f0f2905b953b1c922972355abff2619e5519913949c55487d00b6fd",
     "schema-5.sql": "a6cc6edd9f75a613570e52f89d92d08504ba88ee5f06bcc52cf69105952c5b9d",
+    "schema-6.sql": "94beecb8629b5354d5ca39e4b117f6a8936346ff8192459cefb52d228988dfad",
     "snapshots-4.jsonl": "568ecd53fe227ce2cec5c4d57c10cc389a48ef895ce34a67ca6f40101b77439d",
 }
 """SHA-256 of each golden file."""
