@@ -44,7 +44,7 @@ OPEN_MODULES = {
     ),
     *(
         f"threadledger.domain.journal.{name}"
-        for name in ("blobs", "budgets", "uploads", "places", "descriptions", "outcomes")
+        for name in ("blobs", "budgets", "uploads", "places", "descriptions", "outcomes", "served_notes")
     ),
     *(f"threadledger.domain.memory.{name}" for name in ("sending", "tree")),
     "threadledger.domain.exchange.recorded_tools",

@@ -147,7 +147,20 @@ EXTEND_THREAD = "UPDATE mirror_heads SET held_until = ? WHERE stream = ? AND mir
 EXTEND_ITEMS = "UPDATE job_items SET held_until = ? WHERE job = ? AND holder = ?"
 
 Claim = tuple[str, ...]
-"""Statement that extends a claim, and its values after the new time."""
+"""Statement that extends a claim, or several of one owner, and its values after the new time."""
+
+
+class _KeptClaim(NamedTuple):
+    end: float
+    """Time until which it is extended, by a clock that nobody sets."""
+    lacking: float | None = None
+    """Time since which it is not found; None if it was."""
+
+    def is_wanted(self, moment: float) -> bool:
+        return self.end > moment and (self.lacking is None or self.lacking > moment - CLAIM_SECONDS)
+
+    def after(self, moment: float, *, was_found: bool) -> _KeptClaim:
+        return self._replace(lacking=None if was_found else moment if self.lacking is None else self.lacking)
 
 
 def renewal_of(database: Database) -> Renewal:
@@ -163,7 +176,8 @@ class Renewal:
     """Extend the claims of this process in the background, so that a slow call of their owner does not end them.
 
     A thread runs while there are claims. Each claim is extended for the time that its owner has set at the latest:
-    an owner that hangs loses it then. This time is measured by a clock that nobody sets.
+    an owner that hangs loses it then. This time is measured by a clock that nobody sets. A claim that is not found for
+    `CLAIM_SECONDS` is not looked for any longer: the append that was to store it was rolled back, or somebody else has it.
     """
 
     def __init__(self, database: Database) -> None:
@@ -171,7 +185,7 @@ class Renewal:
         """Held during a write; a fork waits for it, because a child cannot use a file that its parent is writing."""
         self._database = database
         self._lock = threading.Lock()
-        self._claims: dict[Claim, float] = {}
+        self._claims: dict[Claim, _KeptClaim] = {}
         self._ended = threading.Event()
         self._ended.set()
         self._thread: threading.Thread | None = None
@@ -182,7 +196,7 @@ class Renewal:
         Without a thread, because the system or an interpreter that is ending allows none, it lasts `CLAIM_SECONDS`.
         """
         with self._lock:
-            self._claims[claim] = time.monotonic() + (until - now()).total_seconds()
+            self._claims[claim] = _KeptClaim(time.monotonic() + (until - now()).total_seconds())
             if not self._ended.is_set():
                 return
             self._ended = threading.Event()
@@ -215,17 +229,28 @@ class Renewal:
         """Extend every claim once."""
         moment = time.monotonic()
         with self._lock:
-            self._claims = {claim: end for claim, end in self._claims.items() if end > moment}
-            claims = [(claim, lease(now() + timedelta(seconds=end - moment))) for claim, end in self._claims.items()]
+            self._claims = {claim: kept for claim, kept in self._claims.items() if kept.is_wanted(moment)}
+            claims = [
+                (claim, lease(now() + timedelta(seconds=kept.end - moment))) for claim, kept in self._claims.items()
+            ]
             if not claims:
                 self._ended.set()
-        if claims:
-            with self.writing:
-                self._database.write(partial(self._extended, claims))
+        if not claims:
+            return
+        found: set[Claim] = set()
+        with self.writing:
+            self._database.write(partial(self._extended, claims, found))
+        looked_for = {claim for claim, _ in claims}
+        with self._lock:
+            for claim in looked_for & self._claims.keys():
+                self._claims[claim] = self._claims[claim].after(moment, was_found=claim in found)
 
-    def _extended(self, claims: Sequence[tuple[Claim, str]], transaction: Transaction) -> None:
-        for (statement, *values), until in claims:
-            transaction.execute(statement, (until, *values))
+    def _extended(self, claims: Sequence[tuple[Claim, str]], found: set[Claim], transaction: Transaction) -> None:
+        """Extend the claims in a transaction, and note those that were found."""
+        for claim, until in claims:
+            statement, *values = claim
+            if transaction.execute(statement, (until, *values)).rowcount > 0:
+                found.add(claim)
 
     def _run(self, ended: threading.Event) -> None:
         try:

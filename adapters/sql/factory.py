@@ -23,6 +23,7 @@ from .recorder import Recorder
 if TYPE_CHECKING:
     from .blobs import SqlBlobs
     from .claims import SqlJobClaims
+    from .served_notes import SqlServedNotes
     from .tracking import Tracker
     from .upkeep import SqlUpkeep
     from .views import SqlViews
@@ -78,6 +79,13 @@ class Factory(InfrastructureFactory["Tracker"]):
         from .claims import SqlJobClaims
 
         return SqlJobClaims(self.database)
+
+    def served_notes(self) -> SqlServedNotes:
+        """Return the notes of the served API; always the same, because a process holds its claims under one name."""
+        from .served_notes import SqlServedNotes
+
+        found: SqlServedNotes = vars(self).setdefault("served", SqlServedNotes(self.database))
+        return found
 
     def blobs(self) -> SqlBlobs:
         """Return the store of the bytes of attachments."""

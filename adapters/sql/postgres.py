@@ -327,7 +327,8 @@ STEPS: tuple[tuple[str, ...], ...] = (
             fingerprint TEXT NOT NULL,
             at TEXT NOT NULL
         )""",
-        "CREATE INDEX unsent_responses_by_fingerprint ON unsent_responses (fingerprint)",
+        "CREATE INDEX unsent_responses_by_fingerprint ON unsent_responses (fingerprint, at)",
+        "CREATE INDEX unsent_responses_by_time ON unsent_responses (at)",
     ),
 )
 

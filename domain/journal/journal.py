@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from .facilities import JobClaims, Upkeep, Views
     from .lookups import Lookups
     from .places import Places
+    from .served_notes import ServedNotes
 
 T = TypeVar("T")
 
@@ -70,6 +71,8 @@ class Store(Protocol):
     def job_claims(self) -> JobClaims: ...
 
     def blobs(self) -> BlobStore: ...
+
+    def served_notes(self) -> ServedNotes: ...
 
 
 class Journal(Application[str]):
@@ -108,6 +111,11 @@ class Journal(Application[str]):
     def job_claims(self) -> JobClaims:
         """Return the claims on items of bulk jobs."""
         return cast("Store", self._given_factory).job_claims()
+
+    @cached_property
+    def served_notes(self) -> ServedNotes:
+        """Return the notes of the served API."""
+        return cast("Store", self._given_factory).served_notes()
 
     def as_actor(self, name: str, *, reserved: bool = False) -> Journal:
         """Return a journal of the same database whose events carry this actor; `reserved` allows a name that a server gives.

@@ -1,0 +1,92 @@
+"""Define the notes of the served API: which process answers an exchange, and which responses were not fully sent.
+
+They are locks and no truth. Without them, an exchange whose process has ended is closed at its deadline, and a request
+that is sent again without an idempotency key counts as another one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from .ports import Also
+
+ClaimedExchange = tuple[str, str]
+"""Stream of a conversation, and the id of one of its exchanges."""
+
+NONE_WAITING: Mapping[ClaimedExchange, str] = MappingProxyType({})
+
+
+class ServedNotes(Protocol):
+    """Keep the notes of the served API in the ledger's database.
+
+    The claims of a process are extended in the background until they are given up or the process ends.
+    """
+
+    def claim(self, stream: str, exchange_id: str) -> Also:
+        """Return what claims an exchange for this process in the transaction of an append, whoever held it before.
+
+        It is for appends that make the exchange run: its request, or the results of tools for which it waited. The process
+        whose append is committed answers it, also if the one that answered before has not settled its claim yet.
+        """
+        ...
+
+    def note(self, request: str, fingerprint: str) -> Also:
+        """Return what notes a request in the transaction of its append; a request that is noted already stays as it is."""
+        ...
+
+    def unsent(self, fingerprint: str) -> str | None:
+        """Return the newest request with this fingerprint whose response was not fully sent; None if there is none.
+
+        A request of more than `UNSENT_SECONDS_MAX` ago is not returned.
+        """
+        ...
+
+    def settle(
+        self,
+        *,
+        sent: Sequence[str] = (),
+        ended: Sequence[ClaimedExchange] = (),
+        waiting: Mapping[ClaimedExchange, str] = NONE_WAITING,
+    ) -> None:
+        """Note what has ended or waits, in one transaction; nothing is written if nothing does.
+
+        Args:
+            sent: requests whose response was fully sent; those that are too old for a repeated one are removed too.
+            ended: exchanges that have ended: nobody claims them any longer.
+            waiting: exchanges of this process that wait for results of tools, each with the time (ISO 8601) until which
+                they do. One that another process has claimed meanwhile stays with it.
+        """
+        ...
+
+    def hold(self, stream: str, exchange_id: str) -> bool:
+        """Claim an exchange for this process unless another one holds it; return whether this process holds it now.
+
+        An exchange that waits is held by nobody.
+        """
+        ...
+
+    def abandoned(self, limit: int) -> list[ClaimedExchange]:
+        """Return up to `limit` claimed exchanges that no living process holds, those that ended first before the others.
+
+        One that waits is among them when its time is over. Nothing is claimed: call `hold`, which only one process succeeds
+        with.
+        """
+        ...
+
+    def release_all(self) -> None:
+        """Give up all claims of this process, so that another one finds their exchanges abandoned at once."""
+        ...
+
+
+def together(*notes: Also | None) -> Also:
+    """Return what writes several notes in one transaction, in their order; None stands for nothing."""
+
+    def note(cursor: Any) -> None:
+        for each in notes:
+            if each is not None:
+                each(cursor)
+
+    return note

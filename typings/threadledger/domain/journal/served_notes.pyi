@@ -1,0 +1,1 @@
+from domain.journal.served_notes import *
