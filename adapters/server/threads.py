@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from threadledger.domain.conversation import Conversation, ConversationState, key_of, stream_of
 from threadledger.domain.conversation import events as e
 from threadledger.domain.conversation.decisions import describe_message
+from threadledger.domain.conversation.listing import ConversationFilter, ListOrder
 from threadledger.domain.conversation.messages import JournaledMessage, Message
 from threadledger.domain.errors import ConversationNotFound
 from threadledger.domain.ids import from_iso, now
@@ -180,9 +181,29 @@ def delete(served: Served, call: ServedCall) -> Json:
 
 def list_(served: Served, call: ServedCall) -> Json:
     """Return a page of threads, the last started first (GET /threads): the provider never had this."""
-    from .thread_list import thread_page
+    query, journal = PageQuery.of(call.query), served.journal_of(call.caller)
+    order = ListOrder.STARTED if query.reads_newest_first else ListOrder.FIRST
+    wanted = ConversationFilter(order=order, tenant=call.caller.tenant)
+    begin, end = (query.before, None) if query.from_end else (query.after, query.before)
+    place = (_number_of(served, call, begin), 0) if begin else None
+    states, _ = journal.views.listed(wanted, query.limit + 1, place)
+    if end is not None:
+        last = _number_of(served, call, end)
+        states = [each for each in states if _precedes(journal.number_of(each.key) or 0, last, query)]
+    return page_of([_listed(call, each) for each in states], query)
 
-    return thread_page(served, call)
+
+def _number_of(served: Served, call: ServedCall, thread_id: str) -> int:
+    return served.ledger.journal.number_of(find_thread(served, call, thread_id).key) or 0
+
+
+def _precedes(number: int, last: int, query: PageQuery) -> bool:
+    return number > last if query.reads_newest_first else number < last
+
+
+def _listed(call: ServedCall, state: ConversationState) -> Json:
+    metadata = state.description.metadata if state.description is not None else {}
+    return thread_object(tenants.thread_id_of(call.caller, state.key), from_iso(state.started_at), metadata)
 
 
 # Messages

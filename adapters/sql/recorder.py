@@ -190,6 +190,11 @@ class Recorder(ApplicationRecorder):
         """Return the head of a stream with a row near its beginning and its newest rows; see `EventLog.read_ends`."""
         return _read_ends()(self._database, stream, first, newest, topics, unless)
 
+    def number_of(self, stream: str) -> int | None:
+        """Return the number of a stream; see `EventLog.number_of`."""
+        found = self._database.query("SELECT stream FROM streams WHERE name = ?", (stream,))
+        return int(found[0][0]) if found else None
+
     def addressed(self, addresses: Sequence[str]) -> Sequence[tuple[str, str, int]]:
         """Return the events that were stored under these addresses; see `EventLog.addressed`."""
         places = ", ".join("?" for _ in addresses)

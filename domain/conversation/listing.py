@@ -26,6 +26,18 @@ class ListOrder(StrEnum):
     """The one that has not changed for the longest time first."""
     STARTED = "started"
     """The last started one first."""
+    FIRST = "first"
+    """The first started one first."""
+
+    @property
+    def ascends(self) -> bool:
+        """Return whether older conversations come before newer ones."""
+        return self in {ListOrder.OLDEST, ListOrder.FIRST}
+
+    @property
+    def by_start(self) -> bool:
+        """Return whether the start of a conversation decides, not its last change."""
+        return self in {ListOrder.STARTED, ListOrder.FIRST}
 
 
 @dataclass(frozen=True)
@@ -43,6 +55,8 @@ class ConversationFilter:
     order: ListOrder = ListOrder.NEWEST
     pending: bool | None = None
     """Whether a tool call waits for a person's decision."""
+    tenant: str | None = None
+    """The tenant of the served API whose conversations are listed; empty for those of none, None for all."""
 
     @classmethod
     def of(
@@ -94,7 +108,7 @@ class ConversationFilter:
     def as_keywords(self) -> dict[str, Any]:
         """Return the arguments of `Ledger.conversations` for this filter."""
         values = vars(self) | {"tag": self.tags or None, "metadata": dict(self.metadata) or None}
-        del values["tags"]
+        del values["tags"], values["tenant"]
         return values
 
     def is_everything(self) -> bool:
@@ -108,7 +122,10 @@ class ConversationFilter:
             if isinstance(self.since, timedelta)
             else self.since and to_iso(as_utc(self.since))
         )
-        return vars(self) | {"since": since, "order": str(self.order)}
+        values = vars(self) | {"since": since, "order": str(self.order)}
+        if self.tenant is None:  # as in cursors of earlier versions
+            del values["tenant"]
+        return values
 
     def since_moment(self) -> datetime | None:
         """Return the time since which the conversations have changed; a time span counts back from now."""
@@ -156,6 +173,11 @@ class SearchHit:
     def as_json(self) -> dict[str, Any]:
         """Return the object that `search` prints."""
         return vars(self) | {"at": to_iso(self.at), "matches": [list(each) for each in self.matches]}
+
+
+def label_of_tenant(tenant: str) -> list[Any]:
+    """Return what an index has for a tenant."""
+    return ["tenant", tenant]
 
 
 def label_of_tag(tag: str) -> list[Any]:

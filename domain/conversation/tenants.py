@@ -44,3 +44,9 @@ def key_in_tenant(tenant: str, key: str) -> str | None:
         return None if key.startswith(TENANT) else key
     prefix = tenant_key(tenant, "")
     return key[len(prefix) :] if key.startswith(prefix) else None
+
+
+def tenant_of(key: str) -> str:
+    """Return the tenant that a conversation belongs to; empty if it belongs to none."""
+    tenant, slash, _ = key.removeprefix(TENANT).partition("/")
+    return tenant if key.startswith(TENANT) and slash else ""

@@ -267,6 +267,10 @@ class Journal(Application[str]):
         head = self._log.select_head(stream_of(key), refuse_changed)
         return None if head is None or head.state.startswith(DELETED) else Lookups(self._log, head)
 
+    def number_of(self, key: str) -> int | None:
+        """Return the place of a conversation in the order in which they started; None if there was none with this key."""
+        return self._log.number_of(stream_of(key))
+
     def addressed(self, addresses: Iterable[str]) -> dict[str, list[tuple[str, int]]]:
         """Return the streams and versions of the events that others know under these addresses, by address."""
         found: dict[str, list[tuple[str, int]]] = {}

@@ -186,6 +186,10 @@ class EventLog(Protocol):
         """Return the event of a stream that was stored with an idempotency key, or None."""
         ...
 
+    def number_of(self, stream: str) -> int | None:
+        """Return the number of a stream, which grows with each new one; None if there is no such stream."""
+        ...
+
     def addressed(self, addresses: Sequence[str]) -> Sequence[tuple[str, str, int]]:
         """Return (address, stream, version) of the events that were stored under these addresses."""
         ...

@@ -208,7 +208,8 @@ def test_streams_that_are_no_conversations_are_passed_over(open_any_store):
     assert [state.key for state in ledger.conversations()] == ["k4", "k3", "k2", "k1", "k0"]
     assert len(ledger.journal.views.failures(EVERYTHING)) == 5
     assert len(ledger.journal.views.hits("word")) == 30
-    assert [(each["lag"], each["parked"]) for each in ledger.journal.views.status()] == [(0, 0)] * 3
+    read = [each for each in ledger.journal.views.status() if each["name"] != "assistants"]
+    assert [(each["lag"], each["parked"]) for each in read] == [(0, 0)] * 3
 
 
 # Equal to the domain's folds

@@ -25,8 +25,10 @@ from threadledger.domain.conversation import (
     ConversationState,
     events,
     evolve,
+    key_of,
 )
 from threadledger.domain.conversation.description import Description, described_by, versions_of
+from threadledger.domain.conversation.tenants import tenant_of
 from threadledger.domain.errors import CorruptEvent
 from threadledger.domain.journal import Row, restore
 
@@ -242,7 +244,8 @@ class ConversationsView(View[Any, Any]):
             description, number = described_by(state.described, describing), (known or {}).get(stream, 0)
             values = (class_of(state), state.as_json(), written_at, *described_values(description))
             folded.rows.append((number, stream, last, *values))
-            folded.labels += [(label, values[0], last, number) for label in labels_of(description)]
+            labels = labels_of(description, tenant_of(key_of(stream)))
+            folded.labels += [(label, values[0], last, number) for label in labels]
         return folded
 
     def apply(self, transaction: ViewTransaction, generation: int, changes: FoldedStreams) -> None:

@@ -16,9 +16,15 @@ from typing import Any
 
 import msgspec
 
-from threadledger.domain.conversation import ConversationState, key_of
+from threadledger.domain.conversation import CONVERSATION, ConversationState, key_of
 from threadledger.domain.conversation.description import NOT_DESCRIBED, Description
-from threadledger.domain.conversation.listing import ConversationFilter, ListOrder, label_of_pair, label_of_tag
+from threadledger.domain.conversation.listing import (
+    ConversationFilter,
+    label_of_pair,
+    label_of_tag,
+    label_of_tenant,
+)
+from threadledger.domain.conversation.tenants import TENANT
 from threadledger.domain.ids import to_iso
 
 from .transaction import ViewTransaction
@@ -64,6 +70,9 @@ PAIRS_MAX = 100
 
 _LABEL_BYTES = 16
 
+_TENANTS = CONVERSATION + TENANT
+"""Beginning of the streams of all tenants' conversations."""
+
 POSITION_MAX = 2**63 - 1
 
 _BEFORE = (
@@ -107,12 +116,12 @@ def described_values(description: Description) -> tuple[str | None, str | None]:
     return owner or None, json.dumps(stored, separators=(",", ":")) if stored else None
 
 
-def labels_of(description: Description) -> list[str]:
-    """Return the hashes of the tags and of the first pairs of metadata."""
+def labels_of(description: Description, tenant: str = "") -> list[str]:
+    """Return the hashes of the tags and of the first pairs of metadata, and of the tenant if there is one."""
     pairs = (label_of_pair(name, value) for name, value in description.metadata.items())
-    return list(
-        dict.fromkeys(map(_hashed, (*map(label_of_tag, description.tags), *islice(filter(None, pairs), PAIRS_MAX))))
-    )
+    labels = (*map(label_of_tag, description.tags), *islice(filter(None, pairs), PAIRS_MAX))
+    of_tenant = (label_of_tenant(tenant),) if tenant else ()
+    return list(dict.fromkeys(map(_hashed, (*labels, *of_tenant))))
 
 
 def _hashed(label: Sequence[Any]) -> str:
@@ -256,10 +265,12 @@ class Listing:
         place: tuple[int | None, int],
     ) -> tuple[str, list[Any]]:
         conditions, values = by
-        key = "v.number" if wanted.order is ListOrder.STARTED else "v.position"
+        key = "v.number" if wanted.order.by_start else "v.position"
         after, floor = place
+        if wanted.tenant == "":
+            conditions.append(f"substr(v.stream, 1, {len(_TENANTS)}) <> '{_TENANTS}'")
         if after is not None:
-            conditions.append(f"{key} {'>' if wanted.order is ListOrder.OLDEST else '<'} ?")
+            conditions.append(f"{key} {'>' if wanted.order.ascends else '<'} ?")
             values.append(after)
         if floor:
             conditions.append("v.position > ?")
@@ -284,13 +295,13 @@ class Listing:
 
 
 def _labels(wanted: ConversationFilter) -> list[str]:
-    return [_hashed(label_of_tag(tag)) for tag in wanted.tags] + [
-        _hashed(label_of_pair(*pair) or ()) for pair in wanted.metadata
-    ]
+    tenant = [_hashed(label_of_tenant(wanted.tenant))] if wanted.tenant else []
+    tags = [_hashed(label_of_tag(tag)) for tag in wanted.tags]
+    return tenant + tags + [_hashed(label_of_pair(*pair) or ()) for pair in wanted.metadata]
 
 
 def _direction(wanted: ConversationFilter) -> str:
-    return "ASC" if wanted.order is ListOrder.OLDEST else "DESC"
+    return "ASC" if wanted.order.ascends else "DESC"
 
 
 def _classes(wanted: ConversationFilter) -> list[int]:
