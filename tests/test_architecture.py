@@ -44,10 +44,10 @@ OPEN_MODULES = {
     ),
     *(
         f"threadledger.domain.journal.{name}"
-        for name in ("blobs", "budgets", "uploads", "places", "descriptions", "outcomes", "served_notes")
+        for name in ("blobs", "budgets", "uploads", "places", "descriptions", "outcomes", "lookups", "served_notes")
     ),
     *(f"threadledger.domain.memory.{name}" for name in ("sending", "tree")),
-    "threadledger.domain.exchange.recorded_tools",
+    *(f"threadledger.domain.exchange.{name}" for name in ("recorded_tools", "served")),
 }
 OPEN_ROOM = "threadledger.adapters.wire"
 """Modules that a room shows in addition to its face, and a room of which all modules are shown."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from itertools import islice
 
-from threadledger.domain.conversation import events as e
 from threadledger.domain.journal.lookups import Lookups
 
 from ..wire import Json

@@ -181,7 +181,10 @@ def last_error(run: ServedRun) -> Json | None:
     cause = diagnose(failure)
     code = failure.code if failure.code in CODES else None
     code = code or ("rate_limit_exceeded" if cause in RATE_LIMITED else "invalid_prompt" if cause in INVALID else None)
-    facts = [f"HTTP {failure.http_status}" if failure.http_status else "", f"code {failure.code}" if failure.code else ""]
+    facts = [
+        f"HTTP {failure.http_status}" if failure.http_status else "",
+        f"code {failure.code}" if failure.code else "",
+    ]
     known = ", ".join(filter(None, [*facts, f"cause {cause.value}", f"run {failed.run_id}"]))
     message = redact(failure.message or failure.status, limit=MESSAGE_CHARS_MAX)
     return {"code": code or "server_error", "message": f"{message} ({known})"}
@@ -192,7 +195,9 @@ def usage_of(run: ServedRun) -> Json | None:
     if not run.ended:
         return None
     counts = [each.usage for each in run.completed]
-    prompt, completion = (sum(int(each.get(name) or 0) for each in counts) for name in ("input_tokens", "output_tokens"))
+    prompt, completion = (
+        sum(int(each.get(name) or 0) for each in counts) for name in ("input_tokens", "output_tokens")
+    )
     return objects.token_usage(prompt, completion)
 
 
@@ -282,5 +287,9 @@ def _calls_step(run: ServedRun, step_id: str, said: SaidMessage, run_json: Json)
             "usage": objects.token_usage(0, 0),
         }
     if run.ended in {"failed", "cancelled", "expired"} and run.ended_at is not None:
-        return step | {"status": run.ended, f"{run.ended}_at": seconds(run.ended_at), "usage": objects.token_usage(0, 0)}
+        return step | {
+            "status": run.ended,
+            f"{run.ended}_at": seconds(run.ended_at),
+            "usage": objects.token_usage(0, 0),
+        }
     return step

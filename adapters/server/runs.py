@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
-from typing import Any
 
 from threadledger.domain.conversation import Conversation, Profile, parse_profile, stream_of
 from threadledger.domain.conversation import events as e
@@ -27,8 +26,8 @@ from .assistants import find_assistant
 from .calls import Handler, Served, ServedCall
 from .contents import RUN
 from .hosted_tools import checked_choice, checked_resources, checked_tools
-from .ids import new_id, uuid_in, wire_id
-from .pages import PageQuery, page_of
+from .ids import new_id, uuid_in
+from .pages import PageQuery
 from .run_objects import ServedRun, folded_run, run_object, steps_of
 from .run_stream import run_stream
 from .threads import (
@@ -173,7 +172,10 @@ def _check_truncation(body: Json) -> None:
 def _open(served: Served, call: ServedCall, key: str, wanted: ServedRequest) -> e.ExchangeRequested:
     notes, stream = served.runner.notes, stream_of(key)
     return requested(
-        served.journal_of(call.caller), key, wanted, lambda exchange_id: together(notes.claim(stream, exchange_id), call.also)
+        served.journal_of(call.caller),
+        key,
+        wanted,
+        lambda exchange_id: together(notes.claim(stream, exchange_id), call.also),
     )
 
 
@@ -206,7 +208,11 @@ def _answered(
     run = folded_run(thread.journal.history(thread.key, event.originator_version - 1), event.exchange_id, thread.key)
     found = FoundRun(thread, run, wanted.profile)
     shown = found.object()
-    live = None if run.ended else served.runner.run(thread.key, run.exchange_id, call.caller.actor, stream=call.wants_stream)
+    live = (
+        None
+        if run.ended
+        else served.runner.run(thread.key, run.exchange_id, call.caller.actor, stream=call.wants_stream)
+    )
     call.headers[POLL_HEADER] = str(POLL_AFTER_MS)
     if not call.wants_stream:
         return shown

@@ -198,8 +198,8 @@ class Recorder(ApplicationRecorder):
     def addressed(self, addresses: Sequence[str]) -> Sequence[tuple[str, str, int]]:
         """Return the events that were stored under these addresses; see `EventLog.addressed`."""
         places = ", ".join("?" for _ in addresses)
-        query = f"SELECT a.address, s.name, a.version FROM addresses a JOIN streams s USING (stream) WHERE a.address IN ({places})"
-        return self._database.query(query, tuple(addresses))
+        query = "SELECT a.address, s.name, a.version FROM addresses a JOIN streams s USING (stream)"
+        return self._database.query(f"{query} WHERE a.address IN ({places})", tuple(addresses))
 
     def fingerprints(self, streams: Sequence[str]) -> Iterator[tuple[str, str, bytes | None]]:
         """Return the idempotency keys of streams with their fingerprints; see `EventLog.fingerprints`."""

@@ -246,9 +246,9 @@ class Conversation:
         """Record what changes of the description: fields of `ConversationDescribed`, checked by `description.py`."""
         self.record(e.ConversationDescribed, **changed)
 
-    def request(self, exchange_id: str, sent: Mapping[str, Any]) -> None:
+    def request(self, exchange_id: str, sent: Mapping[str, Any]) -> e.ExchangeRequested:
         """Record what is sent with a question that this commit journals: fields of `ExchangeRequested`."""
-        self.record(e.ExchangeRequested, exchange_id=exchange_id, **sent)
+        return self.record(e.ExchangeRequested, exchange_id=exchange_id, **sent)
 
     def start_run(self, exchange_id: str, plan: RunPlan, must_be_open: bool = False, alongside: bool = False) -> str:
         """Record that a backend is about to be called; return the run's id.

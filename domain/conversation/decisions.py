@@ -97,7 +97,11 @@ def rate(conversation: Conversation, message_id: str, version: int, score: float
 
 
 def give_results(
-    conversation: Conversation, exchange_id: str, results: Sequence[Message], idempotency_key: str, parent: Parent | None
+    conversation: Conversation,
+    exchange_id: str,
+    results: Sequence[Message],
+    idempotency_key: str,
+    parent: Parent | None,
 ) -> list[e.MessageJournaled]:
     """Journal the results of all tool calls for which an exchange waits, in one commit.
 
@@ -115,9 +119,16 @@ def give_results(
             f"the exchange {exchange_id} of {state.key!r} waits for the results of {waiting}, not of {given}: nothing was stored"
         )
     said: list[e.MessageJournaled] = []
-    for number, result in enumerate(sorted(results, key=lambda each: waiting.index(each.tool_call_id or ""))):
-        key = {"idempotency_key": idempotency_key, "batch": len(results)} if number == 0 else {}
-        said.append(conversation.journal(result, exchange_id=exchange_id, parent=parent, **key))
+    for result in sorted(results, key=lambda each: waiting.index(each.tool_call_id or "")):
+        is_first = not said
+        each = conversation.journal(
+            result,
+            exchange_id=exchange_id,
+            parent=parent,
+            idempotency_key=idempotency_key if is_first else None,
+            batch=len(results) if is_first else 1,
+        )
+        said.append(each)
         parent = (said[-1].message_id, said[-1].originator_version) if parent is not None else None
     return said
 

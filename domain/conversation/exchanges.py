@@ -141,7 +141,7 @@ def fold_exchanges(events: Iterable[e.Event], folded: Exchanges | None = None) -
             case e.FallbackUsed() if (run := folded.runs.get(event.failed_run_id)) is not None:
                 run.next = "fallback"
                 folded.by_id[run.exchange_id].taken_over = event
-            case (e.ExchangeAbandoned() | e.ExchangeCancelled()) if (
+            case e.ExchangeAbandoned() | e.ExchangeCancelled() if (
                 abandoned := folded.by_id.get(event.exchange_id)
             ) is not None:
                 abandoned.abandoned = True

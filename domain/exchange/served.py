@@ -89,10 +89,7 @@ def requested(
         wanted.journal(conversation)
         question, version = _end(journal, key, conversation)
         place = {"question_message_id": question, "question_version": version}
-        conversation.request(exchange_id, sent | place)
-        event = conversation.pending[-1]
-        assert isinstance(event, e.ExchangeRequested)
-        return event
+        return conversation.request(exchange_id, sent | place)
 
     return journal.commit(key, decide, create=True, also=also(exchange_id))
 

@@ -22,9 +22,7 @@ def of_surface(event: ExchangeRequested, options: ExchangeOptions, services: Ser
     model = options.wanted_model
     chosen = replace(options, model=None, profile=options.profile and replace(options.profile, model=None))
     made = chosen.services_of(services)
-    functions = tuple(
-        str(tool["function"]["name"]) for tool in made.profile.tools if tool.get("type") == "function"
-    )
+    functions = tuple(str(tool["function"]["name"]) for tool in made.profile.tools if tool.get("type") == "function")
     profile = replace(made.profile, approval=functions, read_only=())
     policy = _routed(made.policy, services, model) if options.backend is None else options.policy_of(services)
     tools = dict.fromkeys(functions, _of_the_client)
@@ -47,8 +45,11 @@ def _windowed(policy: Policy, request: dict[str, Any]) -> Policy:
     strategy = request.get("truncation_strategy") or {}
     last = strategy.get("last_messages") if strategy.get("type") == "last_messages" else None
     tokens = request.get("max_prompt_tokens")
-    bounds = {"memory_last": last, "memory_tokens": tokens}
-    return replace(policy, **{name: value for name, value in bounds.items() if type(value) is int and value > 0})
+    return replace(
+        policy,
+        memory_last=last if type(last) is int and last > 0 else policy.memory_last,
+        memory_tokens=tokens if type(tokens) is int and tokens > 0 else policy.memory_tokens,
+    )
 
 
 def _of_the_client(**_: Any) -> NoReturn:

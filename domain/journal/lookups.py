@@ -112,10 +112,7 @@ class Lookups:
         """
         towards_end = newest_first == (before is not None and after is None)
         low, high = (before, after) if newest_first else (after, before)
-        if towards_end:
-            found = self._forward(low or 0, high)
-        else:
-            found = self._backward(low or 0, high, limit + 1)
+        found = self._forward(low or 0, high) if towards_end else self._backward(low or 0, high, limit + 1)
         page: list[JournaledMessage] = []
         for message in found:
             if wanted(message):

@@ -121,7 +121,7 @@ class EventMapper(Mapper[str]):
                 values.update(_places_of(event))
             elif event.message_id[:MOMENT_CHARS] != event.event_id[:MOMENT_CHARS]:  # it was made before, for a stream
                 values["addresses"] = addresses_of((event.message_id,), event.timestamp)
-        elif type(event) in KEYED and event.idempotency_key is not None:
+        elif isinstance(event, KEYED) and event.idempotency_key is not None:
             values["idempotency_key"] = indexed(event.idempotency_key)
         elif type(event) is MessageDescribed:
             values["addresses"] = (described_address(event.message_id),)
@@ -137,7 +137,7 @@ class EventMapper(Mapper[str]):
         return restore((*place, stored.topic, stored.state, getattr(stored, "event_id", ""), at, schema))
 
 
-KEYED = frozenset({RunStarted, ExchangeRequested, AssistantDefined})
+KEYED = (RunStarted, ExchangeRequested, AssistantDefined)
 """Events besides messages that can have an idempotency key."""
 
 ASCII_SCHEMA, UTF8_SCHEMA = 1, 2

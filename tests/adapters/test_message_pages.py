@@ -13,7 +13,8 @@ from threadledger.domain.errors import InvalidInput, ThreadledgerError
 from threadledger.domain.ledger import Ledger
 
 CHANGES = st.lists(
-    st.tuples(st.sampled_from(("say", "say", "say", "edit", "retract", "clear", "pin")), st.integers(0, 20)), max_size=25
+    st.tuples(st.sampled_from(("say", "say", "say", "edit", "retract", "clear", "pin")), st.integers(0, 20)),
+    max_size=25,
 )
 KEYS = iter(range(10**9))
 
@@ -82,7 +83,9 @@ def test_an_event_is_found_by_the_time_of_its_id(open_any_store: Callable[[], Le
     lookups = ledger.journal.lookups("k")
     assert lookups is not None
     for each in said:
-        found = next(event for event in lookups.near(each.message_id) if getattr(event, "message_id", "") == each.message_id)
+        found = next(
+            event for event in lookups.near(each.message_id) if getattr(event, "message_id", "") == each.message_id
+        )
         assert found.originator_version == each.version
     assert list(lookups.near("msg_of_a_provider")) == []
 

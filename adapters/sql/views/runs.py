@@ -259,11 +259,7 @@ def taken_run(row: Row) -> TakenRun | None:
         is_usable = True
     else:
         is_usable = _is_id(
-            fact.exchange_id
-            if kind in ENDED
-            else fact.failed_run_id
-            if kind is FallbackFacts
-            else fact.run_id
+            fact.exchange_id if kind in ENDED else fact.failed_run_id if kind is FallbackFacts else fact.run_id
         )
     if not is_usable:
         unusable = TypeError("an id is not text that every database can store")
