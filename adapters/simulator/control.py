@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from ipaddress import ip_address
 from typing import Any
-from urllib.parse import urlsplit
 
 from ..wire import APIS, ApiError, IncomingRequest, errors
+from ..wire.hosts import host_name, ip_of, is_cross_site
 from .faults import as_json
 from .provider import Provider
 from .script import Reader, ScriptError, parse_answers, parse_faults, parse_limits
@@ -38,13 +37,12 @@ def control(provider: Provider, incoming: IncomingRequest, listens_on: str) -> t
 
 def _refuse_web_pages(incoming: IncomingRequest, listens_on: str) -> None:
     host = incoming.headers.get("host", "")
-    if not _is_own_name(_name_of(host), listens_on):
+    if not _is_own_name(host_name(host), listens_on):
         raise ApiError(
             403,
             f"The simulator listens on {listens_on}, and this request is for the host {host!a}: control it by its address.",
         )
-    origin = incoming.headers.get("origin", f"http://{host}")
-    if origin != f"http://{host}" or incoming.headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
+    if incoming.headers.get("origin", f"http://{host}") != f"http://{host}" or is_cross_site(incoming.headers):
         raise ApiError(403, "A web page of another origin must not control the simulator: use curl or the Python API.")
 
 
@@ -56,23 +54,7 @@ def _is_own_name(name: str, listens_on: str) -> bool:
     """
     if listens_on in LOOPBACK_NAMES:
         return name in LOOPBACK_NAMES
-    return bool(name) and (name == listens_on or "." not in name or _is_address(name))
-
-
-def _is_address(name: str) -> bool:
-    try:
-        ip_address(name)
-    except ValueError:
-        return False
-    return True
-
-
-def _name_of(host: str) -> str:
-    """Return the name or address of a Host header, without its port."""
-    try:
-        return urlsplit(f"//{host}").hostname or ""
-    except ValueError:
-        return ""
+    return bool(name) and (name == listens_on or "." not in name or ip_of(name) is not None)
 
 
 def _dispatch(provider: Provider, incoming: IncomingRequest) -> dict[str, Any]:

@@ -8,5 +8,3 @@ COMPLETIONS_KEPT = 1_000  # chat completions; older ones are deleted
 AUDIO_SECONDS = 3_600  # until the sound of an answer expires
 FILE_PIECE_BYTES = 1_048_576  # of a download, sent at once
 START_TIMEOUT_SECONDS = 10.0
-STOP_TIMEOUT_SECONDS = 5.0
-STOP_GRACE_SECONDS = 0.5  # for requests in progress when the server stops

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from ..listener import url_of
 from ..wire import objects
 from .answers import AnswerQueue, ScriptedAnswer
 from .faults import Fault
@@ -138,8 +139,7 @@ class Simulator:
         """
         if self._server is None:
             raise RuntimeError("the simulator is not running; call start() first")
-        host = f"[{self._server.host}]" if ":" in self._server.host else self._server.host
-        return f"http://{host}:{self._server.port}/_simulator"
+        return f"{url_of(self._server.host, self._server.port)}/_simulator"
 
     @property
     def requests(self) -> list[RecordedRequest]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from .errors import ApiError, wrong_type
 from .messages_api import VERSION_HEADER
@@ -90,6 +92,48 @@ class Reply:
     file: Path | None = None
 
 
+def strict_object(raw: bytes, depth_max: int) -> Json:
+    """Return the JSON object in a body, {} if it is empty.
+
+    Raises `ApiError` (400) for other JSON, for keys that an object has twice, for numbers that JSON does not have, and
+    for values that are nested deeper than `depth_max`.
+    """
+    if not raw.strip():
+        return {}
+    try:
+        body = json.loads(
+            raw.decode("utf-8"),
+            object_pairs_hook=_unique,
+            parse_constant=_finite,
+            parse_float=_finite,
+        )
+    except (ValueError, RecursionError) as error:
+        raise ApiError(400, BAD_JSON) from error
+    if not isinstance(body, dict):
+        raise wrong_type("body", "an object", body)
+    level: list[Any] = [body]
+    for _ in range(depth_max):
+        inner = (each.values() if isinstance(each, dict) else each for each in level)
+        level = [value for values in inner for value in values if isinstance(value, dict | list)]
+        if not level:
+            return body
+    raise ApiError(400, f"The JSON body of your request is nested deeper than {depth_max} levels.")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> Json:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        raise ValueError("a key is given twice in an object")
+    return made
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError("the number is not finite")
+    return value
+
+
 def json_body(incoming: IncomingRequest) -> Json:
     """Return the JSON object in a request's body, {} if the body is empty, or raise the provider's 400."""
     if incoming.problem is not None:
@@ -116,21 +160,33 @@ def require_key(headers: Mapping[str, str], expected: str | None, *, azure: bool
 
     Azure also accepts the key in the `api-key` header, Anthropic in `x-api-key`.
     """
-    if azure and headers.get("api-key"):
-        if expected is not None and headers["api-key"] != expected:
-            raise ApiError(401, AZURE_WRONG_KEY, code="401")
-        return
-    scheme, _, key = headers.get("authorization", "").partition(" ")
-    if VERSION_HEADER in headers:
-        key = headers.get("x-api-key") or (key if scheme.lower() == "bearer" else "")
-        if not key.strip() or (expected is not None and key.strip() != expected):
+    if VERSION_HEADER in headers and not (azure and headers.get("api-key")):
+        key = headers.get("x-api-key", "").strip() or presented_key(headers)
+        if not key or (expected is not None and key != expected):
             raise ApiError(401, "invalid x-api-key", kind="authentication_error")
         return
-    if scheme.lower() != "bearer" or not key.strip():
+    key = presented_key(headers, azure=azure)
+    if key is None:
         raise ApiError(401, NO_KEY)
-    if expected is not None and key.strip() != expected:
-        message = f"Incorrect API key provided: {masked(key.strip())}. You can find your API key at "
-        raise ApiError(401, message + "https://platform.openai.com/account/api-keys.", code="invalid_api_key")
+    if expected is not None and key != expected:
+        where = "You can find your API key at https://platform.openai.com/account/api-keys."
+        raise wrong_key(headers, where, azure=azure)
+
+
+def presented_key(headers: Mapping[str, str], *, azure: bool = False) -> str | None:
+    """Return the key of a request, or None if it has none; Azure also accepts it in the `api-key` header."""
+    if azure and headers.get("api-key"):
+        return headers["api-key"]
+    scheme, _, key = headers.get("authorization", "").partition(" ")
+    return (key.strip() or None) if scheme.lower() == "bearer" else None
+
+
+def wrong_key(headers: Mapping[str, str], where: str, *, azure: bool = False) -> ApiError:
+    """Return the 401 for a key that is not known; `where` says where to find one."""
+    if azure and headers.get("api-key"):
+        return ApiError(401, AZURE_WRONG_KEY, code="401")
+    shown = masked(presented_key(headers) or "")
+    return ApiError(401, f"Incorrect API key provided: {shown}. {where}", code="invalid_api_key")
 
 
 def require_beta(headers: Mapping[str, str], api: str) -> None:

@@ -135,6 +135,7 @@ class Router:
         self._by_shape: dict[tuple[str, int], list[tuple[tuple[str, ...], Route]]] = {}
         for route in routes:
             self._by_shape.setdefault((route.method, len(route.segments)), []).append((route.segments, route))
+        self._methods = sorted({method for method, _ in self._by_shape})
 
     def find(self, method: str, path: str) -> tuple[Route, dict[str, str]] | None:
         """Return the route of a path (without /v1) and the values of its parameters, or None."""
@@ -144,6 +145,10 @@ class Router:
             if ids is not None:
                 return route, ids
         return None
+
+    def methods(self, path: str) -> list[str]:
+        """Return the methods that a path (without /v1) has, in alphabetical order."""
+        return [method for method in self._methods if self.find(method, path) is not None]
 
 
 def route_named(name: str) -> Route | None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from .errors import bad_request, empty_array, missing, wrong_type
-from .validation import an_object, array, function_name, one_of, string
+from .validation import an_object, array, function_name, one_of, string, unknown_field
 
 Check = Callable[[Any, str], object]
 """A function that is given a value and the name of its field, and raises `ApiError` if the value is wrong."""
@@ -105,7 +105,7 @@ def mapping(check: Check) -> Check:
 
 
 def record(required: Fields, optional: Fields | None = None, *, closed: bool = True) -> Check:
-    """Return a check for an object with these fields; `closed` refuses fields of other names."""
+    """Return a check for an object with these fields; with `closed`, fields of other names are unknown."""
     others = optional or {}
 
     def check(value: Any, where: str) -> None:
@@ -118,7 +118,7 @@ def record(required: Fields, optional: Fields | None = None, *, closed: bool = T
             if field is not None:
                 field(each, f"{where}.{name}")
             elif closed:
-                raise bad_request(f"Unknown parameter: '{where}.{name}'.", f"{where}.{name}", "unknown_parameter")
+                unknown_field(f"{where}.{name}")
 
     return check
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 from .errors import bad_request, missing, wrong_type, wrong_value
@@ -18,13 +20,36 @@ from .limits import (
 
 Json = dict[str, Any]
 
+_noting: ContextVar[Callable[[str], None] | None] = ContextVar("noting", default=None)
+
+
+@contextmanager
+def unknown_fields_noted(note: Callable[[str], None]) -> Iterator[None]:
+    """Ignore fields that the API does not have while the context lasts; `note` is called with each field's full name.
+
+    Without the context, the checks refuse such fields.
+    """
+    token = _noting.set(note)
+    try:
+        yield
+    finally:
+        _noting.reset(token)
+
+
+def unknown_field(name: str) -> None:
+    """Raise a 400 for a field that the API does not have, or note it where such fields are ignored."""
+    note = _noting.get()
+    if note is None:
+        raise bad_request(f"Unknown parameter: '{name}'.", name, "unknown_parameter")
+    note(name)
+
 
 def only_known(body: Json, known: Iterable[str], where: str = "") -> None:
-    """Raise a 400 for a field that the API does not have; `where` is put before its name."""
+    """Raise a 400 for a field that the API does not have, or note it; `where` is put before its name."""
     allowed = frozenset(known)
     for name in body:
         if name not in allowed:
-            raise bad_request(f"Unknown parameter: '{where}{name}'.", f"{where}{name}", "unknown_parameter")
+            unknown_field(f"{where}{name}")
 
 
 def metadata_of(body: Json) -> dict[str, str]:
@@ -85,16 +110,14 @@ def stream_options(body: Json, known: Iterable[str]) -> Json:
     given = body.get("stream_options")
     if given is None:
         return {}
-    options = an_object(given, "stream_options")
+    options, known = an_object(given, "stream_options"), frozenset(known)
     if not flag(body, "stream"):
         message = "The 'stream_options' parameter is only allowed when 'stream' is enabled."
         raise bad_request(message, "stream_options")
     for name in options:
         if name not in known:
-            raise bad_request(
-                f"Unknown parameter: 'stream_options.{name}'.", f"stream_options.{name}", "unknown_parameter"
-            )
-    return {name: flag(options, name) for name in options}
+            unknown_field(f"stream_options.{name}")
+    return {name: flag(options, name) for name in options if name in known}
 
 
 def optional_string(body: Json, name: str, maximum: int | None = None) -> str | None:
