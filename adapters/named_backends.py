@@ -1,7 +1,8 @@
 """Read `threadledger.toml`, and connect the backends that it names. Without the file, this module is not loaded.
 
-Top-level keys are the field names of `Settings`; each table `[backends.NAME]` names a backend, or changes a built-in one. The
-file never holds a key: `api_key_env` names the environment variable (or the line of `.env`) that has it.
+Top-level keys are the field names of `Settings`; each table `[backends.NAME]` names a backend, or changes a built-in one, and
+`[serve]` is for the server. The file never holds a key: `api_key_env` names the environment variable (or the line of `.env`)
+that has it.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from .anthropic import AnthropicClient
     from .openai import Client
+    from .server import ServeSettings
     from .settings import Settings
 
 # Code that reaches a provider is imported on first use: a command that only reads needs none of it.
@@ -87,6 +89,8 @@ class ConfigFile:
     backends: Mapping[str, NamedBackend]
     raw: bytes = b""
     """Content of the file, as it was read."""
+    serve: ServeSettings | None = None
+    """The table `[serve]`, if there is one."""
 
 
 def read_config(path: Path, fields: Mapping[str, bool]) -> ConfigFile:
@@ -114,15 +118,24 @@ def read_config(path: Path, fields: Mapping[str, bool]) -> ConfigFile:
         raise InvalidSettings(
             f'{path}: backends holds the tables [backends.NAME]: give the order tried as chain = ["responses", "chat"]'
         )
+    serve = _serve(given.pop("serve"), path) if "serve" in given else None
     if "chain" in given:
         given["backends"] = _chain(given.pop("chain"), path)
     for key in given:
         if key not in fields or key == "config":
             known = ", ".join(sorted({"chain", *fields} - {"backends", "config"}))
-            raise InvalidSettings(f"{path} has an unknown key {key!r}: use [backends.NAME], or one or more of {known}")
+            raise InvalidSettings(
+                f"{path} has an unknown key {key!r}: use [backends.NAME], [serve], or one or more of {known}"
+            )
         if fields[key]:
             raise InvalidSettings(f"{path} holds a key ({key}): set it in the environment or in .env instead")
-    return ConfigFile(path, given, {name: _table(name, table, path) for name, table in tables.items()}, raw)
+    return ConfigFile(path, given, {name: _table(name, table, path) for name, table in tables.items()}, raw, serve)
+
+
+def _serve(given: object, path: Path) -> ServeSettings:
+    from .server import parse_serve
+
+    return parse_serve(given, path)
 
 
 def with_settings_first(file: ConfigFile, settings: Settings, given: Set[str]) -> ConfigFile:

@@ -11,7 +11,7 @@ import stat
 from collections.abc import Callable, Mapping
 from io import StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 from urllib.parse import urlsplit
 
 from threadledger.domain import limits
@@ -20,6 +20,7 @@ from threadledger.domain.errors import FileMissing, InvalidProfile, InvalidSetti
 
 if TYPE_CHECKING:
     from .named_backends import ConfigFile, NamedBackend
+    from .server import ServeSettings
     from .trust import Action
 
 BACKENDS = ("assistants", "responses", "chat")
@@ -281,6 +282,15 @@ class Settings:
     def named(self) -> Mapping[str, NamedBackend]:
         """Return the tables `[backends.NAME]` of `threadledger.toml`."""
         return self._file.backends if self._file is not None else {}
+
+    @property
+    def serve(self) -> ServeSettings:
+        """Return the table `[serve]` of `threadledger.toml`, or the defaults."""
+        if self._file is not None and self._file.serve is not None:
+            return cast("ServeSettings", self._file.serve)
+        from .server import ServeSettings
+
+        return ServeSettings()
 
     def require_trust(self, action: Action, *names: str) -> Mapping[Path, bytes]:
         """Return the contents of the code files that were checked; see `FolderTrust.require`."""

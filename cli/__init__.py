@@ -41,6 +41,7 @@ COMMANDS = {
     "blobs": (".blobs", "blobs", "List, extract and prune attachments."),
     "db": (".db", "db", "Inspect, check, back up and upgrade the database."),
     "trust": (".trust", "trust", "Trust a folder's code and the hosts that it names."),
+    "serve": (".serve", "serve", "Serve OpenAI's state APIs from the journal."),
     "config": (".setup", "config", "Show the effective settings."),
     "simulate": (".setup", "simulate", "Serve a simulator of OpenAI's API."),
 }

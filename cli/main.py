@@ -121,9 +121,17 @@ def opened(*, create: bool = False, reads: bool = False, sends: bool = False, **
     command sends something to the provider: it is refused before it stores anything if the working folder needs trust
     for that.
     """
+    with opened_with(load_settings(**options), create=create, reads=reads, sends=sends) as ledger:
+        yield ledger
+
+
+@contextmanager
+def opened_with(
+    settings: Settings, *, create: bool = False, reads: bool = False, sends: bool = False
+) -> Iterator[Ledger]:
+    """Open the ledger of settings that are loaded already; see `opened`."""
     from threadledger.adapters import open_ledger
 
-    settings = load_settings(**options)
     if sends:
         settings.require_trust("provider")
     _set_up_logging(settings.log_format)
@@ -253,15 +261,16 @@ def _shared(name: str) -> dict[str, Any]:
     return {"expose_value": False, "callback": keep}
 
 
-SHOWN_LOGGERS = ("threadledger.threads", "threadledger.views", "threadledger.memory")
+SHOWN_LOGGERS = ("threadledger.threads", "threadledger.views", "threadledger.memory", "threadledger.server")
 """Loggers whose messages are always shown."""
 
 
 class _Stderr(logging.Handler):
     """Write log lines to the current stderr.
 
-    With -v or in JSON format, all lines are written. Otherwise only errors and messages about threads and views that lag
-    behind and about memory that stays too long are written, because the commands report failed runs themselves.
+    With -v or in JSON format, all lines are written. Otherwise only errors, messages about threads and views that lag
+    behind and about memory that stays too long, and those of a server are written, because the commands report failed
+    runs themselves.
     """
 
     everything = in_json = False
@@ -469,5 +478,7 @@ class LazyGroup(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the commands with their short help, without loading them."""
+        if not self._places:
+            return
         with formatter.section("Commands"):
             formatter.write_dl([(name, summary) for name, (_, _, summary) in self._places.items()])

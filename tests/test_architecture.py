@@ -59,7 +59,7 @@ ROOM_PAIRS_MAX = 30
 LOADED_LINES_MAX = 16_000
 """Maximum lines of our modules that `open()` and one question load, which replace SQLAlchemy and pydantic on SQLite."""
 
-FAMILIES = {"httpx2": "openai"}
+FAMILIES = {"httpx2": "openai", "h11": "uvicorn"}
 """Libraries that are part of the interface of another one, which installs them."""
 FOREIGN = {
     *("eventsourcing", "sqlalchemy", "openai", "click", "rich", "starlette", "uvicorn"),

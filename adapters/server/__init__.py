@@ -6,9 +6,26 @@ from threadledger.domain.faces import lazy_face
 
 if TYPE_CHECKING:
     from .calls import Caller, Served, ServedCall
-    from .serve_settings import ServeSettings
+    from .serve_settings import ServeSettings, parse_serve, target_of
+    from .server import Server, open_server
 
-__all__ = ["Caller", "ServeSettings", "Served", "ServedCall"]
+__all__ = [
+    "Caller",
+    "ServeSettings",
+    "Served",
+    "ServedCall",
+    "Server",
+    "open_server",
+    "parse_serve",
+    "target_of",
+]
 
 if not TYPE_CHECKING:
-    __getattr__ = lazy_face(__name__, {"calls": "Caller Served ServedCall", "serve_settings": "ServeSettings"})
+    __getattr__ = lazy_face(
+        __name__,
+        {
+            "calls": "Caller Served ServedCall",
+            "serve_settings": "ServeSettings parse_serve target_of",
+            "server": "Server open_server",
+        },
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from threading import Event
 from typing import TYPE_CHECKING
 
 from threadledger.domain.exchange import Conversing
@@ -44,14 +45,18 @@ class ServedCall(RouteCall):
 
     caller: Caller = field(default_factory=Caller)
     request_key: str = ""
+    request_id: str = ""
+    """Id of this attempt: in the header `x-request-id` of its answer, and in the log."""
+    request_headers: Mapping[str, str] = field(default_factory=dict)
+    """Headers of the request by their names in lower case, without its credentials."""
+    gone: Event = field(default_factory=Event)
+    """Set when the client has disconnected, or the server stops: a handler that waits should return then."""
     also: Also | None = None
     """What the request writes in the transaction of its commit, so that a repetition of it is recognised."""
     fingerprint: str = ""
     """Hash of the key, path and body of a request that may store something."""
     repeated: bool = False
     """Whether the same request was received before, or may have been."""
-    given_headers: Mapping[str, str] = field(default_factory=dict)
-    """The headers of the request, with names in lower case."""
 
     @property
     def idempotency_key(self) -> str:
@@ -80,4 +85,8 @@ class Served:
 
 
 Handler = Callable[[Served, ServedCall], Json | EventStream]
-"""Function that carries out one operation of the route table; refusals are raised as `ApiError`."""
+"""Function that carries out one operation of the route table; refusals are raised as `ApiError`.
+
+The frames of a stream are created in the thread of its handler. `abandon` is called in that thread too, never while a frame is
+being created.
+"""

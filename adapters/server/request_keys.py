@@ -44,7 +44,7 @@ class RequestKeys:
         if method == "GET":
             return
         call.fingerprint = fingerprint = _fingerprint(call, method, path, body)
-        given = call.given_headers.get(IDEMPOTENCY_KEY)
+        given = call.request_headers.get(IDEMPOTENCY_KEY)
         if given is not None:
             call.request_key, call.repeated = _key_of(call, given), True
             known = self._runner.notes.fingerprint_of(call.request_key)
@@ -55,7 +55,7 @@ class RequestKeys:
                     "idempotency_key_reused",
                 )
         else:
-            found = self._unsent(fingerprint) if _is_retry(call.given_headers) else None
+            found = self._unsent(fingerprint) if _is_retry(call.request_headers) else None
             call.request_key, call.repeated = found or new_id(), found is not None
         call.also = self._runner.notes.note(call.request_key, fingerprint)
         with self._lock:
@@ -71,7 +71,7 @@ class RequestKeys:
                 keys.remove(call.request_key)
             if not keys:
                 self._in_progress.pop(call.fingerprint, None)
-        if sent and IDEMPOTENCY_KEY not in call.given_headers:
+        if sent and IDEMPOTENCY_KEY not in call.request_headers:
             self._runner.sent(call.request_key)
 
     def _unsent(self, fingerprint: str) -> str | None:

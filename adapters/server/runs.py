@@ -278,7 +278,7 @@ def _of_exchange(thread: FoundThread, exchange_id: str) -> Iterator[e.Event]:
 def retrieve(served: Served, call: ServedCall) -> Json:
     """Return a run (GET …/runs/{run_id}); the SDK's poll helper gets it when it has ended, or after a second."""
     found = find_run(served, call)
-    is_polled = call.given_headers.get(POLL_HELPER) == "true"
+    is_polled = call.request_headers.get(POLL_HELPER) == "true"
     live = served.runner.live(found.run.exchange_id) if is_polled else None
     if live is not None and found.run.status in {"queued", "in_progress"}:
         live.wait(POLL_WAIT_SECONDS)

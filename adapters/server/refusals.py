@@ -1,0 +1,79 @@
+"""Turn errors into the provider's refusals, with secrets redacted: a table, applied from top to bottom."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from threadledger.domain.errors import (
+    CallNotWaiting,
+    Conflict,
+    ConversationBusy,
+    DatabaseMissing,
+    IdempotencyConflict,
+    InvalidInput,
+    InvalidSettings,
+    NotFound,
+    RunNotOpen,
+    StoreUnavailable,
+    ThreadledgerError,
+)
+from threadledger.domain.failures import redact
+
+from ..wire import ApiError
+from ..wire.errors import INVALID_REQUEST
+from .limits import RETRY_AFTER_SECONDS
+
+SERVER_ERROR = "server_error"
+AGAIN: Mapping[str, str] = {"retry-after": str(RETRY_AFTER_SECONDS)}
+
+
+@dataclass(frozen=True)
+class RefusalRule:
+    """Say how one kind of error is refused; without `shown`, its text stays in the log."""
+
+    error: type[Exception]
+    status: int
+    code: str | None = None
+    shown: bool = True
+    headers: Mapping[str, str] | None = None
+
+
+REFUSALS = (
+    RefusalRule(StoreUnavailable, 503, "store_unavailable", headers=AGAIN),
+    RefusalRule(DatabaseMissing, 503, "store_unavailable", headers=AGAIN),
+    RefusalRule(NotFound, 404),
+    RefusalRule(
+        ConversationBusy, 400
+    ),  # the provider's status for a thread with an active run; the SDK does not retry it
+    RefusalRule(IdempotencyConflict, 400, "idempotency_key_reused"),
+    RefusalRule(CallNotWaiting, 400),
+    RefusalRule(RunNotOpen, 400),
+    RefusalRule(Conflict, 409),  # the SDK tries it again
+    RefusalRule(InvalidSettings, 500, SERVER_ERROR, shown=False),  # of the server, not of the request
+    RefusalRule(InvalidInput, 400),
+    RefusalRule(ThreadledgerError, 500, SERVER_ERROR),
+    RefusalRule(Exception, 500, SERVER_ERROR, shown=False),
+)
+
+
+def refusal_of(error: Exception, request_id: str) -> ApiError:
+    """Return the refusal for an error that a handler raised; an `ApiError` is one already."""
+    if isinstance(error, ApiError):
+        return error
+    rule = next(rule for rule in REFUSALS if isinstance(error, rule.error))
+    unknown = f"The server had an unexpected error while it processed your request; its log has it under {request_id}."
+    kind = INVALID_REQUEST if rule.status < 500 else SERVER_ERROR
+    message = redact(str(error)) if rule.shown else unknown
+    return ApiError(rule.status, message, kind=kind, code=rule.code, headers=rule.headers)
+
+
+class HiddenError(Exception):
+    """Raised by no code: it takes the place of an error in a traceback, because its text may hold a part of a request."""
+
+
+def without_text(error: BaseException) -> BaseException:
+    """Return an error for the log that has the place and the type of another one; only our own errors keep their text."""
+    name = type(error).__name__
+    text = f"{name}: {error}" if isinstance(error, ThreadledgerError) else name
+    return HiddenError(text).with_traceback(error.__traceback__)

@@ -1,0 +1,213 @@
+"""Run handlers in threads, and send from there what they answer, with the client's disconnection noticed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import CancelledError
+from contextlib import suppress
+from queue import SimpleQueue
+from threading import Event, Lock, Semaphore, Thread
+from typing import Any
+from uuid import uuid4
+
+from starlette.requests import Request
+from starlette.types import Receive, Scope, Send
+
+from ..wire import ApiError, IncomingRequest, reply_headers
+from ..wire.multipart import too_large
+from .calls import ServedCall
+from .limits import ServerLimits
+
+CLIENT_LEFT = 499
+"""Status in the log of a request that got no answer, as in nginx's."""
+
+
+class HandlerThreads:
+    """Run functions in threads, which are started when they are needed, and end with the process.
+
+    The threads of the standard library's pool would keep a process alive until each handler has returned.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._started = 0
+        self._idle = Semaphore(0)
+        self._work: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._lock = Lock()
+
+    async def call(self, function: Callable[[], Any]) -> Any:
+        """Return the result of a function that is called in one of the threads, or raise its error."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Any] = loop.create_future()
+
+        def work() -> None:
+            try:
+                result, error = function(), None
+            except Exception as raised:  # noqa: BLE001 - it is raised where the result is waited for
+                result, error = None, raised
+            with suppress(RuntimeError):  # the loop has ended, and with it the server: no one waits
+                loop.call_soon_threadsafe(_settle, future, result, error)
+
+        self._submit(work)
+        return await future
+
+    def stop(self) -> None:
+        """End the threads that have nothing to do, and the others when they have returned."""
+        with self._lock:
+            for _ in range(self._started):
+                self._work.put(None)
+
+    def _submit(self, work: Callable[[], None]) -> None:
+        self._work.put(work)
+        if self._idle.acquire(blocking=False):
+            return
+        with self._lock:
+            if self._started < self._most:
+                self._started += 1
+                Thread(target=self._run, name=f"threadledger-handler-{self._started}", daemon=True).start()
+
+    def _run(self) -> None:
+        while (work := self._work.get()) is not None:
+            work()
+            del work  # it holds the request
+            self._idle.release()
+
+
+def _settle(future: asyncio.Future[Any], result: Any, error: Exception | None) -> None:
+    if future.done():
+        return
+    if error is not None:
+        future.set_exception(error)
+    else:
+        future.set_result(result)
+
+
+class RequestInProgress:
+    """Represent one HTTP request until its answer is sent.
+
+    `connection` is the server's connection of the request, if it is one that shows whether bytes were accepted.
+    """
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send, limits: ServerLimits) -> None:
+        request = Request(scope, receive)
+        raw_path: bytes = scope.get("raw_path") or request.url.path.encode()
+        path = raw_path.partition(b"?")[0].decode("ascii", "replace")
+        self.request_id = f"req_{uuid4().hex}"
+        self.incoming = IncomingRequest(request.method, path, dict(request.query_params), request.headers)
+        self.call: ServedCall | None = None
+        self.status = CLIENT_LEFT
+        self.sent_bytes = 0
+        self.gone = Event()
+        self.task = asyncio.current_task()
+        self._loop = asyncio.get_running_loop()
+        self._started_at = time.perf_counter()
+        self._request = request
+        self._send = send
+        self._limits = limits
+        state: Mapping[str, Any] = scope.get("state") or {}
+        self._receive_until: float = state.get("receive_until", self._loop.time() + limits.receive_seconds)
+        self._connection = state.get("connection")
+        self._cycle = getattr(self._connection, "cycle", None)
+        self._began = self._ended = False
+
+    @property
+    def elapsed_ms(self) -> int:
+        """Return the time since the request arrived, in milliseconds, at least 1."""
+        return max(1, round((time.perf_counter() - self._started_at) * 1000))
+
+    async def read_body(self) -> bytes:
+        """Return the body.
+
+        Raises `ApiError` (413, 408) if it is too large or too slow, and `ClientDisconnect`.
+        """
+        most = self._limits.body_bytes
+        announced = self.incoming.headers.get("content-length", "")
+        if announced.isdigit() and int(announced) > most:
+            raise too_large(most, 0)
+        pieces: list[bytes] = []
+        size = 0
+        try:
+            async with asyncio.timeout_at(self._receive_until):
+                async for piece in self._request.stream():
+                    size += len(piece)
+                    if size > most:
+                        raise too_large(most, size)
+                    pieces.append(piece)
+        except TimeoutError:
+            raise too_slow(self._limits.receive_seconds) from None
+        return b"".join(pieces)
+
+    async def watch(self) -> None:
+        """Set `gone` when the client disconnects before the answer is complete."""
+        while (await self._request.receive())["type"] != "http.disconnect":
+            pass
+        if not self._ended:
+            self.gone.set()
+
+    async def refuse(self, refusal: ApiError) -> bool:
+        """Send a refusal, and return whether the client has it; nothing is sent if an answer has begun."""
+        return not self._began and await self.answer(refusal.status, refusal.headers, refusal.body())
+
+    async def answer(self, status: int, headers: Mapping[str, str], body: Any) -> bool:
+        """Send a whole answer, and return whether the client has it."""
+        raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+        await self.begin(status, {**headers, "content-length": str(len(raw))})
+        return await self.write(raw, last=True)
+
+    async def begin(self, status: int, headers: Mapping[str, str]) -> bool:
+        """Send the status and the headers of an answer, and return whether the client is connected."""
+        self._began, self.status = True, status
+        whole = reply_headers(self.request_id, self.elapsed_ms) | dict(headers)
+        encoded = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in whole.items()]
+        await self._send({"type": "http.response.start", "status": status, "headers": encoded})
+        return not self.gone.is_set()
+
+    async def write(self, piece: bytes, *, last: bool = False) -> bool:
+        """Send a piece of the body, and return whether the client was connected when the system accepted it."""
+        self._ended = last
+        connection = self._connection
+        try:
+            async with asyncio.timeout(self._limits.send_seconds):
+                await self._send({"type": "http.response.body", "body": piece, "more_body": not last})
+                accepted = connection is None or await connection.accepted(self._cycle)
+        except TimeoutError:
+            accepted = False
+            if connection is not None:
+                connection.transport.abort()
+        if not accepted:
+            self.gone.set()
+            return False
+        self.sent_bytes += len(piece)
+        return last or not self.gone.is_set()
+
+    def from_thread(self, sending: Callable[[], Any]) -> bool:
+        """Call one of the methods that send in the event loop, and return its result; False if the server has stopped.
+
+        This is called in a handler's thread and blocks it.
+        """
+        if self.gone.is_set():
+            return False
+        coroutine = sending()
+        try:
+            return bool(asyncio.run_coroutine_threadsafe(coroutine, self._loop).result())
+        except RuntimeError:  # the loop has ended
+            coroutine.close()
+        except (CancelledError, asyncio.CancelledError):
+            pass
+        self.gone.set()
+        return False
+
+    def cut(self) -> None:
+        """End the request because the server stops; called in the event loop."""
+        self.gone.set()
+        if self.task is not None:
+            self.task.cancel()
+
+
+def too_slow(seconds: float) -> ApiError:
+    """Return the 408 for a request that did not arrive in time."""
+    message = f"The request did not arrive within {seconds:g} seconds: send it again."
+    return ApiError(408, message, code="request_timeout", headers={"connection": "close"})

@@ -1,0 +1,190 @@
+"""Run the server, in this thread until a signal or in a thread of its own, and build it for a ledger."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
+from types import FrameType, TracebackType
+from typing import Any, Protocol, Self
+
+from threadledger.domain.ledger import Ledger
+
+from ..listener import Listener, ListenerThread, bound_socket, url_of
+from ..settings import BACKENDS, Settings
+from ..wire.addresses import API_PREFIX
+from .access import Access, KeyLookup, NoKeys
+from .app import Hooks, ServerApp
+from .calls import Handler, Served
+from .connection import ClientConnection
+from .handlers import HANDLERS
+from .limits import KEEP_ALIVE_SECONDS, START_TIMEOUT_SECONDS, ServerLimits
+
+WHAT = "the server"
+PORT_DEFAULT = 8731
+
+
+class Background(Protocol):
+    """Define what runs next to the requests: it is started before the first one and stopped after the last one."""
+
+    def start(self) -> None:
+        """Start; this does not block."""
+        ...
+
+    def stop(self) -> None:
+        """Stop, and hand over to other processes what is not finished."""
+        ...
+
+
+class Server:
+    """Serve the handlers at an address.
+
+    Port 0 picks a free one. `root_path` is a prefix of all paths, as a proxy forwards them. `allowed_hosts` are names by
+    which a server without keys may be addressed. `hand_over` is called when the server has stopped in order: requests in
+    progress have ended, or their time is over.
+    """
+
+    def __init__(
+        self,
+        served: Served,
+        handlers: Mapping[str, Handler],
+        host: str = "127.0.0.1",
+        port: int = PORT_DEFAULT,
+        root_path: str = "",
+        *,
+        keys: KeyLookup | None = None,
+        allowed_hosts: Collection[str] = (),
+        limits: ServerLimits | None = None,
+        hooks: Hooks | None = None,
+        background: Sequence[Background] = (),
+        hand_over: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.host, self.port = host, port
+        self._served = served
+        self._handlers = handlers
+        self._root_path = root_path
+        self._keys = keys or NoKeys()
+        self._allowed_hosts = allowed_hosts
+        self._limits = limits or ServerLimits()
+        self._hooks = hooks
+        self._background = background
+        self._hand_over = hand_over
+        self._thread: ListenerThread | None = None
+        self._listener: ServerListener | None = None
+
+    @property
+    def base_url(self) -> str:
+        """Return the base URL for clients: `http://127.0.0.1:8731/v1`."""
+        return f"{url_of(self.host, self.port)}{self._root_path.rstrip('/')}{API_PREFIX}"
+
+    def start(self) -> Self:
+        """Start in a thread of its own and return the server, which then accepts connections.
+
+        Raises:
+            InvalidSettings: other machines would reach it without a key.
+            OSError: the address cannot be bound.
+        """
+        listening = self._open()
+        listener = self._listener = self._made_listener()
+        self._thread = ListenerThread(listener, listening, WHAT, START_TIMEOUT_SECONDS)
+        return self
+
+    def stop(self) -> None:
+        """Stop accepting requests, let those in progress finish, and hand over."""
+        if self._listener is not None:
+            self._listener.ask_to_stop()
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            thread.stop(self._limits.stop_grace_seconds)
+            self._close()
+
+    def serve_forever(self, announce: Callable[[], None] = lambda: None) -> bool:
+        """Serve in this thread until SIGTERM, Ctrl-C or `stop`, and return whether it ended in order.
+
+        It did not if a second signal arrived, which ends it at once. `announce` is called when connections are accepted.
+
+        Raises:
+            InvalidSettings, OSError: as `start`.
+        """
+        listening = self._open()
+        listener = self._listener = self._made_listener(announce)
+        asyncio.run(listener.serve([listening]))
+        if not listener.is_forced:
+            self._close()
+        return not listener.is_forced
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _open(self) -> socket.socket:
+        Access(self._keys, self.host, self.port).require_safe_start(self.host)
+        listening = bound_socket(self.host, self.port, WHAT)
+        self.port = int(listening.getsockname()[1])
+        started: list[Background] = []
+        try:
+            for each in self._background:
+                each.start()
+                started.append(each)
+        except BaseException:
+            listening.close()
+            for each in reversed(started):
+                each.stop()
+            raise
+        return listening
+
+    def _made_listener(self, announce: Callable[[], None] = lambda: None) -> ServerListener:
+        access = Access(self._keys, self.host, self.port, self._allowed_hosts)
+        app = ServerApp(
+            self._served, self._handlers, access, root_path=self._root_path, limits=self._limits, hooks=self._hooks
+        )
+        return ServerListener(app, announce)
+
+    def _close(self) -> None:
+        self._hand_over()
+        for each in reversed(self._background):
+            each.stop()
+
+
+class ServerListener(Listener):
+    """Let requests in progress finish before the server stops; a second signal ends it at once."""
+
+    def __init__(self, app: ServerApp, announce: Callable[[], None]) -> None:
+        limits = app.limits
+        options: dict[str, Any] = {"http": ClientConnection, "timeout_keep_alive": KEEP_ALIVE_SECONDS}
+        super().__init__(app, announce, h11_max_incomplete_event_size=limits.header_bytes, **options)
+        self.is_forced = False
+        self._is_signalled = False
+        self._grace_seconds = limits.stop_grace_seconds
+        self._force = asyncio.Event()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self.is_forced, self._is_signalled = self._is_signalled, True
+        self.call_in_loop(self._force.set if self.is_forced else self._stop.set)
+
+    async def finish(self) -> None:
+        if not self.server_state.tasks:
+            return
+        finished = asyncio.ensure_future(asyncio.wait([*self.server_state.tasks]))
+        forced = asyncio.ensure_future(self._force.wait())
+        await asyncio.wait([finished, forced], timeout=self._grace_seconds, return_when=asyncio.FIRST_COMPLETED)
+        for each in (finished, forced):
+            each.cancel()
+            with suppress(asyncio.CancelledError):
+                await each
+
+
+def open_server(ledger: Ledger, settings: Settings, keys: KeyLookup | None = None, **options: Any) -> Server:
+    """Return the server of a ledger, which is not started; `options` are those of `Server`.
+
+    Raises:
+        InvalidSettings: a route of `[serve.models]` leads to a backend that does not exist.
+    """
+    serve = settings.serve
+    serve.require_backends(tuple(dict.fromkeys((*BACKENDS, *settings.named))))
+    return Server(Served(ledger, serve), HANDLERS, keys=keys, **options)

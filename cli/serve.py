@@ -1,0 +1,65 @@
+"""Implement `threadledger serve`: OpenAI's state APIs, answered from the journal."""
+
+from __future__ import annotations
+
+import logging
+
+import click
+
+from .main import TEXT, Exit, LazyGroup, common, load_settings, opened_with
+from .output import note
+
+PLACES: dict[str, tuple[str, str, str]] = {}
+"""Commands of the group."""
+
+LOGGER = "threadledger.server"
+
+
+@click.group(cls=LazyGroup, places=PLACES, invoke_without_command=True)
+@click.option(
+    "--host", default="127.0.0.1", show_default=True, help="Address to listen on; others than loopback need a key."
+)
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8731,
+    show_default=True,
+    help="Port to listen on; 0 picks a free one.",
+)
+@click.option("--root-path", type=TEXT, default="", metavar="P", help="Prefix of all paths, as a proxy forwards them.")
+@click.option(
+    "--allow-host",
+    type=TEXT,
+    multiple=True,
+    metavar="NAME",
+    help="Answer requests for this host name too while there is no key; can be repeated.",
+)
+@common
+@click.pass_context
+def serve(context: click.Context, host: str, port: int, root_path: str, allow_host: tuple[str, ...]) -> int:
+    """Serve OpenAI's state APIs from the journal, and print the base URL. Ctrl-C stops the server.
+
+    An app that was written for assistants, threads and runs sets its base URL and keeps its thread ids. See docs/serve.md.
+    """
+    if context.invoked_subcommand is not None:
+        return Exit.DONE
+    from threadledger.adapters.server import open_server
+
+    if root_path and not root_path.startswith("/"):
+        raise click.UsageError(f"--root-path {root_path}: it is the beginning of a path; give one like /ledger")
+    settings = load_settings()
+    with opened_with(settings, create=True, sends=True) as ledger:
+        logging.getLogger(LOGGER).setLevel(logging.INFO)
+        server = open_server(ledger, settings, host=host, port=port, root_path=root_path, allowed_hosts=allow_host)
+
+        def announce() -> None:
+            click.echo(server.base_url)
+            note(
+                f"set OPENAI_BASE_URL={server.base_url} in your app; any API key works while there is none; Ctrl-C stops"
+            )
+
+        try:
+            ended_in_order = server.serve_forever(announce)
+        except OSError as error:
+            raise click.ClickException(f"{error}: choose another one with --port") from error
+    return Exit.DONE if ended_in_order else Exit.INTERRUPTED

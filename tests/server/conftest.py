@@ -1,0 +1,80 @@
+"""Provide a server of a real ledger with handlers of the tests, and what speaks to it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from threadledger.adapters.server import Served, Server, ServeSettings
+
+from .speaking import Keys, until
+
+
+@pytest.fixture
+def ledger(open_ledger: Callable[..., Any]) -> Any:
+    """Return a ledger on SQLite and the simulator."""
+    return open_ledger()
+
+
+@pytest.fixture
+def serve(ledger: Any) -> Iterator[Callable[..., Server]]:
+    """Yield a function that starts a server on a free port: `serve({"create_thread": handler}, keys=Keys(...))`."""
+    started: list[Server] = []
+
+    def start(handlers: Any = None, *, settings: ServeSettings | None = None, **options: Any) -> Server:
+        from threadledger.adapters.server.handlers import HANDLERS
+
+        served = Served(ledger, settings or ServeSettings())
+        chosen = HANDLERS if handlers is None else handlers
+        started.append(Server(served, chosen, port=0, **options).start())
+        return started[-1]
+
+    yield start
+    for server in started:
+        server.stop()
+
+
+@pytest.fixture
+def keys() -> Keys:
+    """Return keys of two tenants, one of which may only read."""
+    return Keys()
+
+
+class Lines(logging.Handler):
+    """Keep the records of every logger, as their formatted lines."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+
+    @property
+    def text(self) -> str:
+        """Return everything that a handler can see."""
+        return "\n".join(f"{logging.Formatter().format(each)} {vars(each)}" for each in self.records)
+
+    def statuses(self, count: int) -> list[int]:
+        """Return the statuses of the requests' lines, once there are `count`: a line is written after the answer."""
+        until(lambda: len(self.of(" bytes")) >= count)
+        return [vars(each)["status"] for each in self.of(" bytes")]
+
+    def of(self, part: str) -> list[logging.LogRecord]:
+        """Return the records whose message has a part."""
+        return [each for each in self.records if part in each.getMessage()]
+
+
+@pytest.fixture
+def lines() -> Iterator[Lines]:
+    """Yield what is logged, from the level DEBUG."""
+    handler, root = Lines(), logging.getLogger()
+    before = root.level
+    root.addHandler(handler)
+    root.setLevel(logging.DEBUG)
+    yield handler
+    root.removeHandler(handler)
+    root.setLevel(before)
