@@ -284,6 +284,11 @@ class Settings:
         return self._file.backends if self._file is not None else {}
 
     @property
+    def has_routes(self) -> bool:
+        """Return whether `threadledger.toml` has a table `[serve]`."""
+        return self._file is not None and self._file.serve is not None
+
+    @property
     def serve(self) -> ServeSettings:
         """Return the table `[serve]` of `threadledger.toml`, or the defaults."""
         if self._file is not None and self._file.serve is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, ItemsView, Iterator, KeysView, Mapping, ValuesView
+from collections.abc import Callable, ItemsView, Iterator, KeysView, Mapping, Sequence, ValuesView
 from dataclasses import replace
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from threadledger.domain.conversation import Profile
     from threadledger.domain.conversation.messages import Usage
     from threadledger.domain.effects import Effects
-    from threadledger.domain.exchange import Backend, BackendOptions, Policy, Services, ToolFunction
+    from threadledger.domain.exchange import Backend, BackendOptions, Candidate, Policy, Services, ToolFunction
     from threadledger.domain.journal import Observer
     from threadledger.domain.journal.blobs import BlobFiles
     from threadledger.domain.journal.uploads import Uploads
@@ -151,6 +151,7 @@ def _services(
         outbox=ThreadOutbox(mirrors, partial(_heads, database), always),
         price=_price,
         price_at=endpoints.prices() if endpoints is not None else {},
+        routes=_routes(settings, profile),
         profile=profile,
         tools=tools,
         secret_of=partial(_secret, settings),
@@ -206,16 +207,11 @@ def _price(model: str, input_tokens: int, output_tokens: int) -> float | None:
 
 
 def _policy(settings: Settings, profile: Profile) -> Policy:
-    from threadledger.domain.exchange import Candidate, Policy
-
-    def candidate(name: str) -> Candidate:
-        own = settings.named.get(name)
-        made = Candidate(name, settings.model_for(name, profile))
-        return replace(made, timeout_seconds=own.timeout_seconds, retries=own.retries) if own is not None else made
+    from threadledger.domain.exchange import Policy
 
     return Policy(
-        candidates=tuple(map(candidate, settings.order)),
-        others=tuple(candidate(name) for name in settings.named if name not in settings.order),
+        candidates=tuple(_candidate(settings, profile, name) for name in settings.order),
+        others=tuple(_candidate(settings, profile, name) for name in settings.named if name not in settings.order),
         retries=settings.retries,
         timeout_seconds=settings.timeout_seconds,
         memory_last=settings.memory_last,
@@ -228,6 +224,27 @@ def _policy(settings: Settings, profile: Profile) -> Policy:
         on_loss=settings.on_loss,
         stream_fallback=settings.stream_fallback,
     )
+
+
+def _candidate(settings: Settings, profile: Profile, name: str, model: str | None = None) -> Candidate:
+    """Return a backend with its model, or another one."""
+    from threadledger.domain.exchange import Candidate
+
+    own = settings.named.get(name)
+    made = Candidate(name, model or settings.model_for(name, profile))
+    return replace(made, timeout_seconds=own.timeout_seconds, retries=own.retries) if own is not None else made
+
+
+def _routes(settings: Settings, profile: Profile) -> Mapping[str, Sequence[Candidate]]:
+    """Return what answers the models that served requests name."""
+    if not settings.has_routes:
+        return {}
+    from .server import target_of
+
+    return {
+        name: tuple(_candidate(settings, profile, *target_of(target)) for target in targets)
+        for name, targets in settings.serve.models.items()
+    }
 
 
 def _observers(settings: Settings, profile: Profile, given: Observer | None) -> list[Observer]:

@@ -7,13 +7,12 @@ from dataclasses import dataclass, field
 from threading import Event
 from typing import TYPE_CHECKING
 
-from threadledger.domain.exchange import Conversing
+from threadledger.domain.ledger import Ledger
 
 from ..wire import EventStream, Json, RouteCall
 
 if TYPE_CHECKING:
     from threadledger.domain.journal import Also, Journal
-    from threadledger.domain.ledger import Ledger
 
     from .runner import Runner
     from .serve_settings import ServeSettings
@@ -72,16 +71,14 @@ class Served:
     settings: ServeSettings
     runner: Runner
 
+    def ledger_of(self, caller: Caller) -> Ledger:
+        """Return the ledger whose events carry the caller as their actor."""
+        return Ledger(self.journal_of(caller), lambda: self.ledger.services)
+
     def journal_of(self, caller: Caller) -> Journal:
         """Return the journal whose events carry the caller as their actor."""
         journal = self.ledger.journal
         return journal if caller.actor is None else journal.as_actor(caller.actor, reserved=True)
-
-    def chat(self, actor: str | None, key: str) -> Conversing:
-        """Return the operations on a conversation, for an actor."""
-        journal = self.ledger.journal
-        acting = journal if actor is None else journal.as_actor(actor, reserved=True)
-        return Conversing(acting, self.ledger.services, key)
 
 
 Handler = Callable[[Served, ServedCall], Json | EventStream]

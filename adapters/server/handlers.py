@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ..wire import Json, errors, objects
+from .assistants import HANDLERS_OF_ASSISTANTS
 from .calls import Handler, Served, ServedCall
+from .runs import HANDLERS_OF_RUNS
+from .threads import HANDLERS_OF_THREADS
 
 MODEL_CREATED_AT = 0
 """When a model was created: not known."""
@@ -32,6 +35,9 @@ def retrieve_model(served: Served, call: ServedCall) -> Json:
 
 
 HANDLERS: Mapping[str, Handler] = {
+    **HANDLERS_OF_ASSISTANTS,
+    **HANDLERS_OF_THREADS,
+    **HANDLERS_OF_RUNS,
     "list_models": list_models,
     "retrieve_model": retrieve_model,
 }

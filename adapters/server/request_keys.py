@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from threadledger.domain.ids import new_id
 
+from ..wire import IncomingRequest
 from ..wire.errors import bad_request
 from .calls import ServedCall
 
@@ -35,15 +36,13 @@ class RequestKeys:
         self._in_progress: dict[str, list[str]] = {}
         """Keys of requests in progress, the newest last, by fingerprint."""
 
-    def begin(self, call: ServedCall, method: str, path: str, body: bytes) -> None:
+    def begin(self, call: ServedCall, incoming: IncomingRequest) -> None:
         """Set the key of a request that may store something, before it is handled.
 
         Raises:
             ApiError: a 400, because its `Idempotency-Key` is not valid, or was used for another request.
         """
-        if method == "GET":
-            return
-        call.fingerprint = fingerprint = _fingerprint(call, method, path, body)
+        call.fingerprint = fingerprint = _fingerprint(call, incoming.method, incoming.path, incoming.body)
         given = call.request_headers.get(IDEMPOTENCY_KEY)
         if given is not None:
             call.request_key, call.repeated = _key_of(call, given), True
@@ -61,18 +60,20 @@ class RequestKeys:
         with self._lock:
             self._in_progress.setdefault(fingerprint, []).append(call.request_key)
 
-    def end(self, call: ServedCall, *, sent: bool) -> None:
-        """Note that a request was answered; `sent` says whether the client got the whole response, as far as is known."""
-        if not call.fingerprint:
-            return
+    def sent(self, call: ServedCall) -> None:
+        """Note that the client got the whole response, as far as is known."""
+        self.unsent(call)
+        if IDEMPOTENCY_KEY not in call.request_headers:
+            self._runner.sent(call.request_key)
+
+    def unsent(self, call: ServedCall) -> None:
+        """Note that a request is no longer in progress."""
         with self._lock:
             keys = self._in_progress.get(call.fingerprint, [])
             if call.request_key in keys:
                 keys.remove(call.request_key)
             if not keys:
                 self._in_progress.pop(call.fingerprint, None)
-        if sent and IDEMPOTENCY_KEY not in call.request_headers:
-            self._runner.sent(call.request_key)
 
     def _unsent(self, fingerprint: str) -> str | None:
         with self._lock:

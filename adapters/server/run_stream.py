@@ -17,23 +17,23 @@ from .ids import wire_id
 from .run_objects import STEP, message_step, steps_of
 
 if TYPE_CHECKING:
-    from .calls import Served
+    from .calls import Served, ServedCall
     from .runner import LiveRun
     from .runs import FoundRun
 
 
-def run_stream(served: Served, found: FoundRun, live: LiveRun | None, first: Sequence[Event]) -> EventStream:
+def run_stream(
+    call: ServedCall, served: Served, found: FoundRun, live: LiveRun | None, first: Sequence[Event]
+) -> EventStream:
     """Return the stream of a run, which begins with the events `first` and its current state.
 
     A client that leaves the stream does not stop the run. `live` is None if this process does not run it.
     """
-    gone: list[str] = []
-    frames = _frames(served, found, live, first, gone)
-    return EventStream("assistants", frames, gone.append)
+    return EventStream("assistants", _frames(call, served, found, live, first))
 
 
 def _frames(
-    served: Served, found: FoundRun, live: LiveRun | None, first: Sequence[Event], gone: list[str]
+    call: ServedCall, served: Served, found: FoundRun, live: LiveRun | None, first: Sequence[Event]
 ) -> Iterator[bytes]:
     shown = found.object()
     for name, value in first:
@@ -41,10 +41,10 @@ def _frames(
     yield sse.frame(shown, f"thread.run.{shown['status']}")
     said = _Said(found, shown)
     if live is not None:
-        for part in live.listen(lambda: bool(gone)):
+        for part in live.listen(call.gone.is_set):
             for name, value in said.events(part):
                 yield sse.frame(value, name)
-        if gone:
+        if call.gone.is_set():
             return
     for name, value in said.end(served):
         yield sse.frame(value, name)

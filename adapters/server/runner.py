@@ -6,10 +6,10 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from threadledger.domain.conversation import key_of, stream_of
 from threadledger.domain.effects import AsyncDriver
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from threadledger.domain.exchange import Answer
     from threadledger.domain.journal.served_notes import ServedNotes
     from threadledger.domain.ledger import Ledger
+
+T = TypeVar("T")
 
 logger = logging.getLogger("threadledger.server")
 
@@ -39,6 +41,9 @@ LOOK_SECONDS = 1.0
 
 TAKEN_AT_ONCE = 50
 """Maximum number of exchanges that are taken over at a time."""
+
+STOP_SECONDS = 5.0
+"""How long a server that stops lets running exchanges end, in seconds; then other processes continue them."""
 
 EXPIRED = "its time was over before it had an answer"
 
@@ -120,12 +125,12 @@ class Runner:
         self._thread.start()
         self._ready.wait()
 
-    def stop(self, grace_seconds: float) -> None:
+    def stop(self) -> None:
         """Let running exchanges end for some seconds, then leave them to other processes, and end the event loop."""
-        if self._stopping.is_set() or self._loop is None:
+        if self._stopping.is_set() or not self._ready.is_set():
             return
         self._stopping.set()
-        asyncio.run_coroutine_threadsafe(self._end(grace_seconds), self._loop).result()
+        self._do(self._end(STOP_SECONDS)).result()
         self._thread.join()
         self._settle()
         self.notes.release_all()
@@ -138,8 +143,7 @@ class Runner:
             if live is not None and not live.is_over:
                 return live
             live = self._live[exchange_id] = LiveRun(key, exchange_id)
-        assert self._loop is not None
-        asyncio.run_coroutine_threadsafe(self._begin(live, actor, stream), self._loop)
+        self._do(self._begin(live, actor, stream))
         return live
 
     def live(self, exchange_id: str) -> LiveRun | None:
@@ -151,9 +155,8 @@ class Runner:
         """Send what is missing to the conversation's threads at a provider, if it has any, without waiting for it."""
         services = self._ledger.services
         outbox = services.outbox
-        if outbox is not None and outbox.has_mirrors and services.mirrored_to != "none" and self._loop is not None:
-            chat = Conversing(self._ledger.journal, services, key)
-            asyncio.run_coroutine_threadsafe(self._quietly(chat), self._loop)
+        if outbox is not None and outbox.has_mirrors and services.mirrored_to != "none":
+            self._do(self._quietly(Conversing(self._ledger.journal, services, key)))
 
     def end(self, key: str, exchange_id: str) -> None:
         """Note that an exchange has ended, so that no process takes it over."""
@@ -178,9 +181,15 @@ class Runner:
             is_over = True
         if is_over:
             self._note_end(stream_of(key), exchange_id)
-        return is_over
+        return bool(is_over)
 
     # In the event loop
+
+    def _do(self, what: Coroutine[Any, Any, T]) -> Future[T]:
+        """Run a coroutine in the event loop, from another thread."""
+        if self._loop is None:
+            raise RuntimeError("the runner was not started")
+        return asyncio.run_coroutine_threadsafe(what, self._loop)
 
     def _serve(self) -> None:
         asyncio.run(self._loop_until_stopped())
@@ -215,7 +224,7 @@ class Runner:
             try:
                 await self._driver.work(do)
             except Exception as error:
-                logger.warning("the server's upkeep failed, and is tried again: %s", redact(str(error)))
+                logger.warning("the server's upkeep failed, and is tried again", exc_info=error)
 
     async def _begin(self, live: LiveRun, actor: str | None, stream: bool) -> None:
         task = asyncio.current_task()

@@ -22,7 +22,7 @@ from ..wire import EventStream, Json, bodies, options, validation
 from ..wire.errors import bad_request, no_such
 from ..wire.limits import RUN_EXPIRES_AFTER_SECONDS, RUN_TOOLS_MAX
 from . import tenants
-from .assistants import find_assistant
+from .assistants import assistant_of
 from .calls import Handler, Served, ServedCall
 from .contents import RUN
 from .hosted_tools import checked_choice, checked_resources, checked_tools
@@ -97,7 +97,7 @@ def _wanted(served: Served, call: ServedCall, begin: Begin) -> ServedRequest:
         ApiError: a 400, or a 404 if there is no such assistant.
     """
     body = call.body
-    assistant = find_assistant(served, call, validation.required_string(body, "assistant_id"))
+    assistant = assistant_of(served, call, validation.required_string(body, "assistant_id"))
     metadata = validation.metadata_of(body)
     profile, dropped = _profile(served, body, assistant)
     request: Json = {name: body[name] for name in KEPT if body.get(name) is not None}
@@ -219,7 +219,7 @@ def _answered(
     first = []
     if begin is not None:
         first = [("thread.created", thread_object(thread.thread_id, event.timestamp, begin.metadata))]
-    return run_stream(served, found, live, [*first, ("thread.run.created", shown)])
+    return run_stream(call, served, found, live, [*first, ("thread.run.created", shown)])
 
 
 # Reading
@@ -350,7 +350,7 @@ def submit_tool_outputs(served: Served, call: ServedCall) -> Json | EventStream:
     if not call.wants_stream:
         return shown
     steps = [each for each in steps_of(found.run, shown) if each["type"] == "tool_calls"]
-    return run_stream(served, found, live, [("thread.run.step.completed", each) for each in steps[-1:]])
+    return run_stream(call, served, found, live, [("thread.run.step.completed", each) for each in steps[-1:]])
 
 
 def found_again(served: Served, found: FoundRun) -> FoundRun:

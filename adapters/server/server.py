@@ -20,6 +20,8 @@ from .calls import Handler, Served
 from .connection import ClientConnection
 from .handlers import HANDLERS
 from .limits import KEEP_ALIVE_SECONDS, START_TIMEOUT_SECONDS, ServerLimits
+from .request_keys import RequestKeys
+from .runner import Runner
 
 WHAT = "the server"
 PORT_DEFAULT = 8731
@@ -187,4 +189,9 @@ def open_server(ledger: Ledger, settings: Settings, keys: KeyLookup | None = Non
     """
     serve = settings.serve
     serve.require_backends(tuple(dict.fromkeys((*BACKENDS, *settings.named))))
-    return Server(Served(ledger, serve), HANDLERS, keys=keys, **options)
+    runner = Runner(ledger)
+    requests = RequestKeys(runner)
+    hooks = Hooks(requests.begin, requests.sent, requests.unsent)
+    return Server(
+        Served(ledger, serve, runner), HANDLERS, keys=keys, hooks=hooks, background=[runner], **options
+    )
