@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from ..faces import lazy_face
 
 if TYPE_CHECKING:
-    from .assistants import AssistantRecord, Assistants
+    from .assistants import AssistantRecord, AssistantStore
     from .audit import (
         FailureGroups,
         LaggingThread,
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AssistantRecord",
-    "Assistants",
+    "AssistantStore",
     "AsyncChat",
     "AsyncLedger",
     "Chat",
@@ -54,7 +54,7 @@ if not TYPE_CHECKING:
     __getattr__ = lazy_face(
         __name__,
         {
-            "assistants": "AssistantRecord Assistants",
+            "assistants": "AssistantRecord AssistantStore",
             "audit": (
                 "FailureGroups LaggingThread ShownMemory defined_profile follow_failures memory_shown "
                 "threads_behind tool_names unanswered_exchanges"

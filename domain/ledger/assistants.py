@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -53,7 +54,7 @@ Change = Callable[[AssistantRecord], AssistantRecord]
 """Function that returns an assistant with other values. It may be called again with a newer state."""
 
 
-class Assistants:
+class AssistantStore:
     """Create, change, delete and list assistants; each belongs to one tenant, or to none."""
 
     def __init__(self, journal: Journal) -> None:
@@ -92,9 +93,9 @@ class Assistants:
             Conflict: other writers changed it during every attempt.
             InvalidProfile: a tool holds a secret.
         """
-        stream = assistant_stream(tenant, assistant_id)
-        known = self._keyed(stream, idempotency_key)
-        if known is not None:
+        stream = _stream_in_use(tenant, assistant_id)
+        known = self._keyed(stream, idempotency_key) if stream is not None else None
+        if stream is None or known is not None:
             return known
         for _ in range(DECIDE_ATTEMPTS_MAX):
             record = self.get(tenant, assistant_id)
@@ -132,10 +133,8 @@ class Assistants:
 
     def get(self, tenant: str, assistant_id: str) -> AssistantRecord | None:
         """Return an assistant of a tenant; None for one that is unknown or was deleted. Its newest event alone is read."""
-        try:
-            newest = self._journal.newest_of(assistant_stream(tenant, assistant_id))
-        except InvalidInput:  # no assistant can have this id
-            return None
+        stream = _stream_in_use(tenant, assistant_id)
+        newest = self._journal.newest_of(stream) if stream is not None else None
         return self._restored(newest) if isinstance(newest, e.AssistantDefined) else None
 
     def last_origin(self, tenant: str, assistant_id: str) -> Mapping[str, Any]:
@@ -218,6 +217,13 @@ class Assistants:
     def _restored(self, defined: e.AssistantDefined) -> AssistantRecord:
         profile = self._journal.profile(defined.profile_hash) or Profile()
         return replace(_record(DefinedAssistant(defined, None)), profile=profile)
+
+
+def _stream_in_use(tenant: str, assistant_id: str) -> str | None:
+    """Return the name of the stream of an assistant; None if no assistant can have this id."""
+    with suppress(InvalidInput):
+        return assistant_stream(tenant, assistant_id)
+    return None
 
 
 def _record(found: DefinedAssistant) -> AssistantRecord:

@@ -1,4 +1,4 @@
-"""Assistants are kept as events on their own streams, and listed by tenant and creation, on each database."""
+"""AssistantStore are kept as events on their own streams, and listed by tenant and creation, on each database."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from freezegun import freeze_time
 from threadledger.domain.conversation import Profile
 from threadledger.domain.errors import ChangedEvent, Conflict, IdempotencyConflict, InvalidInput
 from threadledger.domain.ids import now
-from threadledger.domain.ledger import AssistantRecord, Assistants, Ledger
+from threadledger.domain.ledger import AssistantRecord, AssistantStore, Ledger
 
 WEATHER = {"type": "function", "function": {"name": "weather"}}
 JOHN = Profile("John", "Be kind.", None, json.dumps([WEATHER]), settings_json='{"temperature": 0.5}')
@@ -28,14 +28,14 @@ def ledger(open_any_store: Callable[[], Ledger]) -> Ledger:
 
 
 @pytest.fixture
-def assistants(ledger: Ledger) -> Assistants:
-    return Assistants(ledger.journal)
+def assistants(ledger: Ledger) -> AssistantStore:
+    return AssistantStore(ledger.journal)
 
 
 @pytest.fixture
-def local(open_store: Callable[[], Ledger]) -> Assistants:
+def local(open_store: Callable[[], Ledger]) -> AssistantStore:
     """The same on SQLite alone, for what does not depend on the database."""
-    return Assistants(open_store().journal)
+    return AssistantStore(open_store().journal)
 
 
 def named(name: str, tenant: str = "", **fields: Any) -> AssistantRecord:
@@ -46,7 +46,7 @@ def ids(page: tuple[list[AssistantRecord], bool]) -> list[str]:
     return [each.assistant_id.removeprefix("asst_") for each in page[0]]
 
 
-def test_an_assistant_is_read_as_it_was_created(assistants: Assistants, ledger: Ledger) -> None:
+def test_an_assistant_is_read_as_it_was_created(assistants: AssistantStore, ledger: Ledger) -> None:
     given = named(
         "a",
         "one",
@@ -64,7 +64,7 @@ def test_an_assistant_is_read_as_it_was_created(assistants: Assistants, ledger: 
     assert ledger.journal.head("assistant:one/asst_a") is not None
 
 
-def test_a_change_keeps_the_other_fields_and_the_time_of_creation(assistants: Assistants) -> None:
+def test_a_change_keeps_the_other_fields_and_the_time_of_creation(assistants: AssistantStore) -> None:
     with freeze_time("2026-11-30 10:00:00"):
         created = assistants.create(named("a", metadata={"a": "1"}))
     with freeze_time("2026-11-30 11:00:00"):
@@ -74,7 +74,7 @@ def test_a_change_keeps_the_other_fields_and_the_time_of_creation(assistants: As
     assert assistants.modify("one", "asst_a", lambda each: replace(each, model="x")) is None
 
 
-def test_a_change_is_never_before_the_event_that_it_follows(local: Assistants) -> None:
+def test_a_change_is_never_before_the_event_that_it_follows(local: AssistantStore) -> None:
     with freeze_time("2026-11-30 10:00:00"):
         created = local.create(named("a"))
     with freeze_time("2026-11-30 09:00:00"):
@@ -83,12 +83,12 @@ def test_a_change_is_never_before_the_event_that_it_follows(local: Assistants) -
     assert changed.changed_at == created.changed_at
 
 
-def test_a_change_of_nothing_is_not_stored(local: Assistants) -> None:
+def test_a_change_of_nothing_is_not_stored(local: AssistantStore) -> None:
     created = local.create(named("a"))
     assert local.modify("", "asst_a", lambda each: replace(each, metadata={})) == created
 
 
-def test_a_deleted_assistant_is_unknown_and_can_be_defined_again(assistants: Assistants) -> None:
+def test_a_deleted_assistant_is_unknown_and_can_be_defined_again(assistants: AssistantStore) -> None:
     assistants.create(named("a"))
     assert assistants.page("", 5)[0]
     assert assistants.delete("", "asst_a")
@@ -101,7 +101,7 @@ def test_a_deleted_assistant_is_unknown_and_can_be_defined_again(assistants: Ass
     assert [each.created_at for each in assistants.page("", 5)[0]] == [OLD]
 
 
-def test_the_key_of_a_call_finds_what_it_stored(assistants: Assistants) -> None:
+def test_the_key_of_a_call_finds_what_it_stored(assistants: AssistantStore) -> None:
     created = assistants.create(named("a"), "api:1")
     changed = assistants.modify("", "asst_a", lambda each: replace(each, model="m1"), "api:2")
     assistants.modify("", "asst_a", lambda each: replace(each, model="m2"), "api:3")
@@ -116,7 +116,7 @@ def test_the_key_of_a_call_finds_what_it_stored(assistants: Assistants) -> None:
         assistants.create(named("a"))
 
 
-def test_two_writers_at_once_lose_no_change(assistants: Assistants) -> None:
+def test_two_writers_at_once_lose_no_change(assistants: AssistantStore) -> None:
     assistants.create(named("a"))
 
     def note(number: int) -> None:
@@ -130,7 +130,7 @@ def test_two_writers_at_once_lose_no_change(assistants: Assistants) -> None:
     assert record.version == 13
 
 
-def test_one_request_in_two_threads_creates_one_assistant(assistants: Assistants) -> None:
+def test_one_request_in_two_threads_creates_one_assistant(assistants: AssistantStore) -> None:
     with ThreadPoolExecutor(4) as pool:
         made = list(pool.map(lambda _: assistants.create(named("a"), "api:1"), range(8)))
     assert {each.version for each in made} == {1}
@@ -138,7 +138,7 @@ def test_one_request_in_two_threads_creates_one_assistant(assistants: Assistants
 
 
 @pytest.mark.parametrize("wrong", ["", "x" * 201, "a\0", "a\ud800", None])
-def test_an_id_that_cannot_be_stored_is_refused_and_never_found(local: Assistants, wrong: Any) -> None:
+def test_an_id_that_cannot_be_stored_is_refused_and_never_found(local: AssistantStore, wrong: Any) -> None:
     with pytest.raises(InvalidInput, match="assistant"):
         local.create(AssistantRecord(wrong, "gpt-4o"))
     assert local.get("", wrong) is local.place("", wrong) is None
@@ -147,7 +147,7 @@ def test_an_id_that_cannot_be_stored_is_refused_and_never_found(local: Assistant
 # The list
 
 
-def test_a_page_has_the_newest_first_and_imported_ones_keep_their_place(assistants: Assistants) -> None:
+def test_a_page_has_the_newest_first_and_imported_ones_keep_their_place(assistants: AssistantStore) -> None:
     for number in range(3):
         assistants.create(named(str(number)))
     assistants.define(named("old", created_at=OLD))
@@ -158,7 +158,7 @@ def test_a_page_has_the_newest_first_and_imported_ones_keep_their_place(assistan
     assert assistants.page("two", 10) == ([], False)
 
 
-def test_a_changed_assistant_keeps_its_place_and_shows_its_change(assistants: Assistants) -> None:
+def test_a_changed_assistant_keeps_its_place_and_shows_its_change(assistants: AssistantStore) -> None:
     for number in range(3):
         assistants.create(named(str(number)))
     assistants.page("", 10)
@@ -174,7 +174,7 @@ def test_a_changed_assistant_keeps_its_place_and_shows_its_change(assistants: As
 
 @pytest.mark.parametrize("newest_first", [True, False])
 def test_pages_follow_each_other_without_a_gap_also_among_equal_times(
-    assistants: Assistants, newest_first: bool
+    assistants: AssistantStore, newest_first: bool
 ) -> None:
     for number in range(9):
         assistants.define(named(str(number), created_at=OLD + timedelta(seconds=number // 3)))
@@ -195,7 +195,7 @@ def test_pages_follow_each_other_without_a_gap_also_among_equal_times(
     assert assistants.page("", 3, newest_first, after=first, before=last)[1]
 
 
-def test_the_view_is_rebuilt_from_the_log_and_says_the_same(assistants: Assistants, ledger: Ledger) -> None:
+def test_the_view_is_rebuilt_from_the_log_and_says_the_same(assistants: AssistantStore, ledger: Ledger) -> None:
     for number in range(4):
         assistants.create(named(str(number)))
     assistants.delete("", "asst_1")
@@ -208,7 +208,7 @@ def test_the_view_is_rebuilt_from_the_log_and_says_the_same(assistants: Assistan
     assert [each for each in ledger.journal.views.check() if "assistants" in each.problem] == []
 
 
-def test_a_changed_row_is_refused(local: Assistants, db_url: str) -> None:
+def test_a_changed_row_is_refused(local: AssistantStore, db_url: str) -> None:
     import sqlite3
 
     local.create(named("a", description="Helps."))

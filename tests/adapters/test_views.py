@@ -24,6 +24,7 @@ from threadledger.adapters.sql.views.conversations import ConversationsView
 from threadledger.adapters.sql.views.search import SearchView
 from threadledger.domain import limits
 from threadledger.domain.conversation import (
+    CONVERSATION,
     IMPORTED,
     STATE_SCHEMA,
     Conversation,
@@ -37,15 +38,19 @@ from threadledger.domain.conversation import (
     key_of,
     stream_of,
 )
+from threadledger.domain.conversation.assistants import created_at
 from threadledger.domain.conversation.listing import ConversationFilter
 from threadledger.domain.errors import CorruptEvent, InvalidInput, StoreUnavailable
 from threadledger.domain.failures import BackendEnd, Cause, Failure, concerns_backend
 from threadledger.domain.ids import new_id, now, to_iso
 from threadledger.domain.journal import StoredRow
 from threadledger.domain.journal.rows import EventMapper, PlainJSON
+from threadledger.domain.ledger import AssistantRecord, AssistantStore
 
-NAMES = ["audit", "conversations", "search"]
+NAMES = ["audit", "conversations", "search", "assistants"]
 EVERYTHING = FailureFilter()
+ASSISTANTS = 10
+"""More than a small batch."""
 
 READ_ALL = """
 import sys
@@ -85,6 +90,9 @@ def fill(ledger, conversations=5, messages=6):
     for number in range(conversations):
         ledger.conversation(f"k{number}").extend([{"role": "user", "content": f"word {n}"} for n in range(messages)])
         fail(ledger, f"k{number}")
+    assistants = AssistantStore(ledger.journal)
+    for number in range(ASSISTANTS):
+        assistants.define(AssistantRecord(f"asst_{number}", "m", Profile(f"John {number}"), created_at=now()))
 
 
 def put_raw(ledger, key, topic, payload, version=1):
@@ -97,6 +105,8 @@ def folded_states(ledger):
     """The state of each conversation, last changed first, as the domain folds it."""
     states, last = {}, {}
     for position, event in ledger.journal.logged():
+        if not event.originator_id.startswith(CONVERSATION):
+            continue
         state = states.setdefault(event.originator_id, ConversationState())
         last[event.originator_id] = position
         evolve(state, event)
@@ -120,6 +130,15 @@ def folded_ends(ledger, per_backend):
     return [end for name in backends for end in [each for each in ends if each.backend == name][-per_backend:]]
 
 
+def folded_assistants(ledger):
+    """The newest definition of each assistant, in the order of the list."""
+    defined, first = {}, {}
+    for position, event in ledger.journal.logged(topics=["AssistantDefined"]):
+        defined[event.originator_id] = event
+        first.setdefault(event.originator_id, position)
+    return sorted(defined.values(), key=lambda each: (created_at(each), first[each.originator_id]), reverse=True)
+
+
 def assert_right(ledger):
     """Every view equals the domain's fold of the whole log; each message is found once."""
     views = ledger.journal.views
@@ -139,6 +158,7 @@ def assert_right(ledger):
         if "word" in str(event.content)
     ]
     assert views.hits("word") == words[::-1]
+    assert [each.defined for each in views.assistants("", 99)] == folded_assistants(ledger)
 
 
 def status_of(ledger, name):
@@ -208,8 +228,8 @@ def test_streams_that_are_no_conversations_are_passed_over(open_any_store):
     assert [state.key for state in ledger.conversations()] == ["k4", "k3", "k2", "k1", "k0"]
     assert len(ledger.journal.views.failures(EVERYTHING)) == 5
     assert len(ledger.journal.views.hits("word")) == 30
-    read = [each for each in ledger.journal.views.status() if each["name"] != "assistants"]
-    assert [(each["lag"], each["parked"]) for each in read] == [(0, 0)] * 3
+    assert len(ledger.journal.views.assistants("", 99)) == ASSISTANTS
+    assert [(each["lag"], each["parked"]) for each in ledger.journal.views.status()] == [(0, 0)] * len(NAMES)
 
 
 # Equal to the domain's folds
@@ -463,11 +483,11 @@ def test_status_tells_how_far_each_view_is_and_builds_none(open_any_store, any_d
     fill(ledger, conversations=1)
     end = ledger.journal.status()["events"]
     assert [each["name"] for each in ledger.journal.views.status()] == NAMES
-    assert [(each["position"], each["lag"]) for each in ledger.journal.views.status()] == [(0, end)] * 3
+    assert [(each["position"], each["lag"]) for each in ledger.journal.views.status()] == [(0, end)] * len(NAMES)
     assert not any(generations(any_database, name) for name in NAMES)
     assert_right(ledger)
     ledger.conversation("k0").append("user", "one more")
-    assert [(each["position"], each["lag"]) for each in ledger.journal.views.status()] == [(end, 1)] * 3
+    assert [(each["position"], each["lag"]) for each in ledger.journal.views.status()] == [(end, 1)] * len(NAMES)
 
 
 def test_the_views_of_an_empty_ledger_are_empty(open_any_store):
@@ -614,7 +634,7 @@ def test_a_view_that_is_rebuilt_at_the_moment_it_is_read_is_read(open_any_store,
 
     monkeypatch.setattr(projection.Projection, "caught_up", and_then_rebuilt)
     assert_right(ledger)
-    assert rebuilt == ["audit", "conversations", "search"]
+    assert rebuilt == NAMES
 
 
 def test_a_view_that_is_rebuilt_while_it_catches_up_catches_up(open_any_store, monkeypatch):
@@ -647,7 +667,7 @@ def test_a_view_that_is_rebuilt_while_it_catches_up_catches_up(open_any_store, m
 
 def test_a_view_that_there_is_not_is_refused_before_anything_is_built(open_any_store, any_database):
     ledger = open_any_store()
-    with pytest.raises(InvalidInput, match="no view 'sarch': choose from audit, conversations, search"):
+    with pytest.raises(InvalidInput, match="no view 'sarch': choose from audit, conversations, search, assistants"):
         ledger.journal.views.rebuild(["audit", "sarch"])
     assert generations(any_database, "audit") == []
 

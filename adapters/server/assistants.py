@@ -1,0 +1,158 @@
+"""Handle /v1/assistants: assistants are profiles of the ledger, with the fields that only the API knows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from threadledger.domain.conversation import Profile
+from threadledger.domain.conversation.assistants import CreatedPlace
+from threadledger.domain.ledger import AssistantRecord, AssistantStore
+
+from ..wire import Json, bodies, objects
+from ..wire.errors import no_such
+from ..wire.pages import not_in_list
+from ..wire.validation import required_string
+from .calls import Handler, Served, ServedCall
+from .hosted_tools import checked_resources, checked_tools
+from .ids import new_id
+from .pages import PageQuery, page_of
+
+SETTINGS = ("temperature", "top_p", "reasoning_effort", "response_format")
+"""Fields of an assistant that are settings of its profile, which has only those that were given."""
+
+DEFAULT_FORMAT = "auto"
+
+
+def create_assistant(served: Served, call: ServedCall) -> Json:
+    """Create an assistant (POST /assistants); a repeated request returns what the first one created."""
+    model = required_string(call.body, "model")
+    created = _changed(
+        AssistantRecord(
+            new_id("asst_", call.request_key), model, Profile(name="", instructions=""), call.caller.tenant
+        ),
+        served,
+        call,
+    )
+    return assistant_object(_assistants(served, call).create(created, _commit_key(call)))
+
+
+def modify_assistant(served: Served, call: ServedCall) -> Json:
+    """Change the given fields of an assistant (POST /assistants/{assistant_id}); the others keep their values."""
+    assistant_id = call.ids["assistant_id"]
+    changed = _assistants(served, call).modify(
+        call.caller.tenant, assistant_id, lambda record: _changed(record, served, call), _commit_key(call)
+    )
+    if changed is None:
+        raise no_such("assistant", assistant_id)
+    return assistant_object(changed)
+
+
+def retrieve_assistant(served: Served, call: ServedCall) -> Json:
+    """Return an assistant (GET /assistants/{assistant_id})."""
+    return assistant_object(assistant_of(served, call, call.ids["assistant_id"]))
+
+
+def list_assistants(served: Served, call: ServedCall) -> Json:
+    """Return a page of the caller's assistants (GET /assistants)."""
+    query, assistants = PageQuery.of(call.query), _assistants(served, call)
+
+    def place(param: str, assistant_id: str | None) -> CreatedPlace | None:
+        found = assistants.place(call.caller.tenant, assistant_id) if assistant_id is not None else None
+        if found is None and assistant_id is not None:
+            raise not_in_list(assistant_id, param)
+        return found
+
+    after, before = place("after", query.after), place("before", query.before)
+    found, has_more = assistants.page(call.caller.tenant, query.limit, query.newest_first, after, before)
+    return page_of([assistant_object(each) for each in found], query, has_more)
+
+
+def delete_assistant(served: Served, call: ServedCall) -> Json:
+    """Delete an assistant (DELETE /assistants/{assistant_id}); runs that used it remain."""
+    assistant_id = call.ids["assistant_id"]
+    if not _assistants(served, call).delete(call.caller.tenant, assistant_id):
+        raise no_such("assistant", assistant_id)
+    return objects.deletion(assistant_id, "assistant.deleted")
+
+
+HANDLERS_OF_ASSISTANTS: Mapping[str, Handler] = {
+    "create_assistant": create_assistant,
+    "modify_assistant": modify_assistant,
+    "retrieve_assistant": retrieve_assistant,
+    "list_assistants": list_assistants,
+    "delete_assistant": delete_assistant,
+}
+
+
+def assistant_of(served: Served, call: ServedCall, assistant_id: str) -> AssistantRecord:
+    """Return an assistant of the caller's tenant.
+
+    Raises:
+        ApiError: a 404, because there is none with this id.
+    """
+    found = _assistants(served, call).get(call.caller.tenant, assistant_id)
+    if found is None:
+        raise no_such("assistant", assistant_id)
+    return found
+
+
+def assistant_object(record: AssistantRecord) -> Json:
+    """Return the provider's object of an assistant, with the tools that it has and the default of what was not given."""
+    profile, created = record.profile, record.created_at
+    shown = objects.assistant(record.assistant_id, int(created.timestamp()) if created is not None else 0, record.model)
+    shown |= {"name": profile.name or None, "description": record.description, "tools": profile.tools}
+    shown |= {"instructions": profile.instructions or None, "metadata": dict(record.metadata)}
+    return shown | {name: profile.settings[name] for name in SETTINGS if name in profile.settings}
+
+
+def _assistants(served: Served, call: ServedCall) -> AssistantStore:
+    return AssistantStore(served.ledger_of(call.caller).journal)
+
+
+def _commit_key(call: ServedCall) -> str:
+    return f"api:{call.request_key}"
+
+
+def _changed(record: AssistantRecord, served: Served, call: ServedCall) -> AssistantRecord:
+    """Return an assistant with the fields that a request gives.
+
+    Raises:
+        ApiError: a 400, because a field is not valid, or names a tool that the settings refuse.
+    """
+    body = dict(call.body)
+    functions, dropped = checked_tools(body.get("tools"), served.settings)
+    _, of_resources = checked_resources(body.get("tool_resources"), served.settings)
+    if "tools" in body:
+        body["tools"] = functions
+    given = bodies.assistant_values(body)
+    left_out = [*(dropped if "tools" in body else record.dropped), *of_resources]
+    return replace(
+        record,
+        model=given.get("model", record.model),
+        profile=_profile(record.profile, given),
+        description=given.get("description", record.description),
+        tool_resources=(given.get("tool_resources", record.tool_resources) or {}),
+        dropped=tuple(dict.fromkeys(left_out)),
+        metadata=given.get("metadata", record.metadata),
+    )
+
+
+def _profile(profile: Profile, given: Mapping[str, Any]) -> Profile:
+    """Return a profile with the given fields; null stands for no value, or for the default."""
+    settings = profile.settings
+    for name in SETTINGS:
+        value = given.get(name)
+        if name in given:
+            settings.pop(name, None)
+        if value is not None and value != DEFAULT_FORMAT:
+            settings[name] = value
+    return replace(
+        profile,
+        name=given.get("name", profile.name) or "",
+        instructions=given.get("instructions", profile.instructions) or "",
+        tools_json=json.dumps(given["tools"]) if "tools" in given else profile.tools_json,
+        settings_json=json.dumps({name: settings[name] for name in SETTINGS if name in settings}),
+    )
