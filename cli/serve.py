@@ -9,7 +9,7 @@ import click
 from .main import TEXT, Exit, LazyGroup, common, load_settings, opened_with
 from .output import note
 
-PLACES: dict[str, tuple[str, str, str]] = {}
+PLACES = {"keys": (".serve_keys", "keys", "Add, list and revoke the keys of apps.")}
 """Commands of the group."""
 
 LOGGER = "threadledger.server"

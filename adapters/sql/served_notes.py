@@ -83,6 +83,10 @@ class SqlServedNotes:
         found = self._database.query(query, (fingerprint, _oldest_unsent()))
         return str(found[0][0]) if found else None
 
+    def fingerprint_of(self, request: str) -> str | None:
+        found = self._database.query("SELECT fingerprint FROM unsent_responses WHERE request = ?", (request,))
+        return str(found[0][0]) if found else None
+
     def settle(
         self,
         *,

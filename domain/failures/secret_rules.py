@@ -200,6 +200,9 @@ RULES: tuple[SecretRule, ...] = (
         f"eyJhbGciOiJIUzI1NiJ9.{_LETTERS}.{_LETTERS}",
         "RFC 7519",
     ),
+    _key(
+        "keys of threadledger's served API", "tl-", r"tl-[0-9a-f]{20,}+", f"tl-{_HEX * 2}", "`threadledger serve keys`"
+    ),
     _key("Anthropic keys", "sk-ant-", r"sk-ant-[\w*.-]{4,}+", f"sk-ant-api03-{_LETTERS}", _SCANNING),
     _key(
         "OpenAI keys and others that begin with `sk-`",

@@ -44,6 +44,10 @@ class ServedNotes(Protocol):
         """
         ...
 
+    def fingerprint_of(self, request: str) -> str | None:
+        """Return the fingerprint with which a request was noted; None if it was not, or if its note was removed since."""
+        ...
+
     def settle(
         self,
         *,

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from ..faces import lazy_face
 
 if TYPE_CHECKING:
+    from .api_keys import ApiKey, ApiKeys
     from .assistants import AssistantRecord, AssistantStore
     from .audit import (
         FailureGroups,
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from .threads import ListedThread
 
 __all__ = [
+    "ApiKey",
+    "ApiKeys",
     "AssistantRecord",
     "AssistantStore",
     "AsyncChat",
@@ -54,6 +57,7 @@ if not TYPE_CHECKING:
     __getattr__ = lazy_face(
         __name__,
         {
+            "api_keys": "ApiKey ApiKeys",
             "assistants": "AssistantRecord AssistantStore",
             "audit": (
                 "FailureGroups LaggingThread ShownMemory defined_profile follow_failures memory_shown "

@@ -26,6 +26,7 @@ from ..journal.uploads import AttachmentCopy
 from ..limits import ASYNC_WORKERS, TOOL_WORKERS
 from ..replay import ApplyKeywords, Item, JobState, Plan, Progress, Replay, forked
 from ..signatures import checked
+from .api_keys import ApiKeys
 from .chat import OWN_RUN_TIMEOUT_SECONDS, PARSED, Chat
 from .ledger import Ledger
 from .logged_events import LoggedEvent, in_log
@@ -139,6 +140,11 @@ class AsyncLedger(AsyncFace[Ledger]):
         """See `Ledger.replay`."""
         return AsyncReplay(self.ledger.replay, self.driver)
 
+    @property
+    def api_keys(self) -> AsyncApiKeys:
+        """See `Ledger.api_keys`."""
+        return AsyncApiKeys(self.ledger.api_keys, self.driver)
+
     def conversation(self, key: str, *, profile: Profile | None = None) -> AsyncChat:
         """See `Ledger.conversation`."""
         return AsyncChat(self.ledger.journal, self.ledger.services, key, self.driver, profile)
@@ -219,6 +225,16 @@ class AsyncLedger(AsyncFace[Ledger]):
     back_up = awaited(Ledger.back_up)
     copy_to = awaited(Ledger.copy_to)
     close_overdue_runs = awaited(Ledger.close_overdue_runs)
+
+
+class AsyncApiKeys(AsyncFace[ApiKeys]):
+    """Add, revoke and find the keys of the served API. `ApiKeys` documents the methods."""
+
+    add = awaited(ApiKeys.add)
+    revoke = awaited(ApiKeys.revoke)
+    all = awaited(ApiKeys.all)
+    find = awaited(ApiKeys.find)
+    any_exists = awaited(ApiKeys.any_exists)
 
 
 @checked(*PARSED)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ..journal.uploads import AttachmentCopy
     from ..memory import Memory, MemoryDiff
     from ..replay import Replay
+    from .api_keys import ApiKeys
     from .audit import FailureGroups
     from .chat import Chat
     from .logged_events import LoggedEvent
@@ -475,6 +476,14 @@ class Ledger:
         from ..replay import Replay
 
         return Replay(self.journal, self.services)
+
+    @property
+    def api_keys(self) -> ApiKeys:
+        """Return the keys with which apps call the served API; always the same object, which remembers them for a second."""
+        from .api_keys import ApiKeys
+
+        found: ApiKeys = vars(self).setdefault("_api_keys", ApiKeys(self.journal))
+        return found
 
     def memory(self, key: str, at: int | datetime | None = None) -> Memory:
         """Return a conversation's memory (what a model sees), as of a version or time; empty if the key is unknown."""

@@ -315,6 +315,7 @@ def test_the_newest_request_of_a_fingerprint_whose_response_was_not_sent_is_foun
         assert other.notes.unsent("same") == "r-2"
         one.append(one.notes.note("r-1", "different"))
         assert [other.notes.unsent(each) for each in ("same", "different", "unknown")] == ["r-2", "r-3", None]
+        assert [other.notes.fingerprint_of(each) for each in ("r-1", "r-3", "r-4")] == ["same", "different", None]
         one.notes.settle(sent=["r-2"])
         assert other.notes.unsent("same") == "r-1"
         one.notes.settle(sent=["r-1", "r-3", "never noted"])

@@ -47,6 +47,8 @@ WRITING: dict[tuple[str, ...], tuple[tuple[str, ...], bytes]] = {
     ("replay", "cancel"): (("JOB",), b""),
     ("replay", "reconcile"): (("--all", "--apply", "--yes"), b""),
     ("delete",): (("k", "--apply", "--yes"), b""),
+    ("serve", "keys", "add"): (("app", "--tenant", "acme"), b""),
+    ("serve", "keys", "revoke"): (("app",), b""),
 }
 """Commands that write events, in an order in which each has something to write, with arguments and standard input."""
 

@@ -44,7 +44,7 @@ class Printed:
         self.seen: set[str] = set()
 
     def __call__(self, *arguments: str, row: str = "") -> Any:
-        label = row or next(" ".join(arguments[:n]) for n in (2, 1) if " ".join(arguments[:n]) in ROWS)
+        label = row or next(" ".join(arguments[:n]) for n in (3, 2, 1) if " ".join(arguments[:n]) in ROWS)
         done = self.command(*arguments, "-o", "json")
         assert done.out, done.err
         document = done.json
@@ -115,6 +115,7 @@ def test_files_and_the_database(printed: Printed, tmp_path: Path) -> None:
         *(("blobs", "list"), ("db", "status"), ("db", "backup", "b.db"), ("db", "copy", "sqlite:///c.db")),
         *(("db", "upgrade"), ("db", "rebuild-views"), ("db", "restore", "b.db", "--yes"), ("config", "--origin")),
         *(("config",), ("trust",)),
+        *(("serve", "keys", "add", "app"), ("serve", "keys", "list"), ("serve", "keys", "revoke", "app")),
     ):
         printed(*arguments)
     assert printed.wrong == []

@@ -60,6 +60,7 @@ MAY_ANSWER = {
     "threads",
     "import",
     "profile",
+    "serve",
 }
 """Commands that read no text of the changed message, or report it as one failed item among others."""
 

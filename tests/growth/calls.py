@@ -137,6 +137,13 @@ def _events(place: Place) -> int:
     return place.events
 
 
+def _with_key(place: Place) -> str:
+    """Add a key of the served API, and return its name."""
+    name = place.new
+    place.ledger.api_keys.add(name)
+    return name
+
+
 def _own_run(place: Place) -> None:
     with place.chat.run("own", "own-model") as run:
         run.complete("Tomorrow.")
@@ -382,6 +389,13 @@ CALLS: dict[str, Call] = {
     "FailureGroups.book": Call(lambda it: it.groups.book()),
     "FailureGroups.get": Call(lambda it: it[0].groups.get(it[1]), given=lambda it: (it, it.group)),
     "FailureGroups.orphans": Call(lambda it: it.groups.orphans()),
+    "ApiKeys.add": Call(lambda it: it.ledger.api_keys.add(it.new), writes=True),
+    "ApiKeys.all": Call(lambda it: it.ledger.api_keys.all(), per=lambda _: 1),
+    "ApiKeys.any_exists": Call(lambda it: it.ledger.api_keys.any_exists()),
+    "ApiKeys.find": Call(lambda it: it.ledger.api_keys.find("tl-0")),
+    "ApiKeys.revoke": Call(
+        lambda it: it[0].api_keys.revoke(it[1]), given=lambda it: (it.ledger, _with_key(it)), writes=True
+    ),
     "defined_profile": Call(lambda it: defined_profile(it.ledger.journal, "0" * 64)),
     "follow_failures": Call(lambda it: islice(follow_failures(it.ledger.journal, FailureFilter(), 2), 2)),
     "memory_shown": Call(
@@ -490,6 +504,9 @@ EXCEPTIONS: dict[str, str] = {
     "Ledger.close": "closes files; reads no rows",
     "Ledger.outside": "an older name of services",
     "Ledger.replay": "makes an object; its plans are in the table",
+    "Ledger.api_keys": "makes an object; its methods are in the table",
+    "ApiKey": "a value",
+    "ApiKeys": "a class; its methods are in the table",
     "Ledger.schema_before": "a value that was noted when the ledger was opened",
     "Ledger.services": "makes objects; reads no rows",
     "Ledger.services_in_use": "a value",
@@ -527,6 +544,7 @@ EXCEPTIONS: dict[str, str] = {
     "AsyncLedger.close": "closes files; reads no rows",
     "AsyncLedger.conversation": "makes an object",
     "AsyncLedger.replay": "makes an object",
+    "AsyncLedger.api_keys": "makes an object",
     "AsyncLedger.schema_before": "a value",
     "AsyncChat.ask": "the effects of Chat.ask",
     "AsyncChat.approve": "the effects of Chat.approve",

@@ -79,5 +79,6 @@ COMMANDS: dict[str, Call] = {
     "db check": _whole(BOTH, "db", "check", brief=True),
     "db backup": _whole(BOTH, "db", "backup", "FILE", brief=True),
     "db copy": _whole(BOTH, "db", "copy", "URL", brief=True),
+    "serve keys list": _flat("serve", "keys", "list"),
 }
 """Every reading command; `test_growth.py` compares them with the table of commands."""

@@ -16,6 +16,7 @@ import pytest
 
 from threadledger.domain import ledger as ledger_room
 from threadledger.domain.ledger import AsyncChat, AsyncLedger, Chat, Ledger
+from threadledger.domain.ledger.api_keys import ApiKeys
 from threadledger.domain.ledger.audit import FailureGroups
 from threadledger.domain.ledger.awaited import AsyncReplay
 from threadledger.domain.memory import Memory
@@ -183,7 +184,7 @@ async def _awaited(call: Callable[[Any, Place], Any], place: Place) -> None:
 
 def test_every_public_call_is_in_the_table_or_has_a_reason_not_to_be() -> None:
     functions = {each for each in ledger_room.__all__ if each not in {"AsyncChat", "AsyncLedger", "Chat", "Ledger"}}
-    public = {*public_names(Ledger, Chat, Replay, Memory, FailureGroups), *functions}
+    public = {*public_names(Ledger, Chat, Replay, Memory, FailureGroups, ApiKeys), *functions}
     assert public == {*map(name_of, CALLS), *(each for each in EXCEPTIONS if not each.startswith("Async"))}
 
 
