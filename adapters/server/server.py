@@ -193,5 +193,10 @@ def open_server(ledger: Ledger, settings: Settings, keys: KeyLookup | None = Non
     requests = RequestKeys(runner)
     hooks = Hooks(requests.begin, requests.sent, requests.unsent)
     return Server(
-        Served(ledger, serve, runner), HANDLERS, keys=keys, hooks=hooks, background=[runner], **options
+        Served(ledger, serve, runner),
+        HANDLERS,
+        keys=keys or ledger.api_keys,
+        hooks=hooks,
+        background=[runner],
+        **options,
     )
