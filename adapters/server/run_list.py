@@ -10,6 +10,8 @@ from threadledger.domain.journal.lookups import Lookups
 from ..wire import Json
 from ..wire.errors import bad_request
 from .calls import Served, ServedCall
+from .contents import RUN
+from .ids import uuid_in
 from .pages import PageQuery, page_of
 from .runs import FoundRun, first_version, found_run
 from .threads import FoundThread, find_thread
@@ -20,7 +22,8 @@ def run_page(served: Served, call: ServedCall) -> Json:
     thread, query = find_thread(served, call), PageQuery.of(call.query)
     after, before = (_version_of(thread, each) if each else None for each in (query.after, query.before))
     low, high = (before, after) if query.newest_first else (after, before)
-    ids = _exchanges(thread.lookups(), low or 0, high, newest_first=query.reads_newest_first)
+    named = {uuid_in(RUN, each) or "" for each in (query.after, query.before) if each}
+    ids = _exchanges(thread.lookups(), low or 0, high, named, newest_first=query.reads_newest_first)
     found: Iterator[FoundRun | None] = (found_run(thread, each) for each in ids)
     runs = [each.object() for each in islice(filter(None, found), query.limit + 1)]
     return page_of(runs, query)
@@ -33,9 +36,11 @@ def _version_of(thread: FoundThread, run_id: str) -> int:
     return version
 
 
-def _exchanges(lookups: Lookups, low: int, high: int | None, *, newest_first: bool) -> Iterator[str]:
-    """Yield the ids of the exchanges that began between two versions."""
-    seen: set[str] = set()
+def _exchanges(
+    lookups: Lookups, low: int, high: int | None, named: Iterable[str], *, newest_first: bool
+) -> Iterator[str]:
+    """Yield the ids of the exchanges that began between two versions, which are those of the `named` ones."""
+    seen: set[str] = set(named)
     waiting: tuple[str, int] | None = None
     for event in lookups.exchange_events(low, high, newest_first=newest_first):
         exchange_id = event.exchange_id

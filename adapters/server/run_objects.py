@@ -51,6 +51,8 @@ class ServedRun:
 
     exchange_id: str
     key: str
+    rerun_id: str = ""
+    """Id of the run with which the exchange was run again, if this is that run; empty for the first time."""
     created_at: datetime | None = None
     requested: e.ExchangeRequested | None = None
     started: list[e.RunStarted] = field(default_factory=list)
@@ -76,9 +78,14 @@ class ServedRun:
     """Id of the newest attempt that ended with calls."""
 
     @property
+    def name(self) -> str:
+        """Return the id under which the API shows it."""
+        return wire_id(RUN, self.rerun_id or self.exchange_id)
+
+    @property
     def deadline(self) -> str | None:
         """Return when it expires (ISO 8601); None if it never does."""
-        return self.requested.deadline if self.requested is not None else None
+        return self.requested.deadline if self.requested is not None and not self.rerun_id else None
 
     @property
     def pending(self) -> list[str]:
@@ -114,14 +121,30 @@ def folded_run(events: Iterable[e.Event], exchange_id: str, key: str) -> ServedR
     return run
 
 
+def folded_rerun(events: Iterable[e.Event], started: e.RunStarted, key: str) -> ServedRun:
+    """Return a run with which an exchange was run again, from the events since its start, oldest first, among others."""
+    run = ServedRun(started.exchange_id, key, started.run_id)
+    for event in events:
+        if getattr(event, "run_id", None) != started.run_id:
+            if run.ended:
+                break
+            continue
+        _take(run, event)
+        if isinstance(event, e.RunFailed):
+            run.ended, run.ended_at = "failed", event.timestamp
+    return run
+
+
 def _take(run: ServedRun, event: e.Event) -> bool:
     """Apply an event; return whether more events of the same commit may follow."""
     own = getattr(event, "exchange_id", None) == run.exchange_id
     if own or getattr(event, "run_id", "") in run.open_runs:
         run.newest_version = event.originator_version
     match event:
-        case e.MessageJournaled() if own:
+        case e.MessageJournaled() if own and not run.ended:
             _said(run, event)
+        case e.MessageJournaled(run_id=run_id) if own and run.completed and run_id == run.completed[-1].run_id:
+            _said(run, event)  # the answer, in the commit of the run's end
         case _ if run.ended:
             return False
         case e.ExchangeRequested() if own:
@@ -221,7 +244,7 @@ def run_object(run: ServedRun, thread_id: str, profile: Profile | None) -> Json:
     instructions, tools = (profile.instructions, profile.tools) if profile is not None else ("", [])
     created = seconds(run.created_at) if run.created_at is not None else 0
     made = objects.run(
-        wire_id(RUN, run.exchange_id), created, thread_id, assistant, body, instructions=instructions, tools=tools
+        run.name, created, thread_id, assistant, body, instructions=instructions, tools=tools
     )
     return made | _state_of(run)
 

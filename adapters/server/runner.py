@@ -121,7 +121,12 @@ class Runner:
         return self._ledger.journal.served_notes
 
     def start(self) -> None:
-        """Start the event loop; return when exchanges can be run."""
+        """Start the event loop, and load what backends need; return when exchanges can be run."""
+        services = self._ledger.services
+        if services.load is not None:
+            services.load()
+        for candidate in services.policy.candidates:  # or the first request would wait for it
+            getattr(services.backends[candidate.backend], "load", lambda: None)()
         self._thread.start()
         self._ready.wait()
 

@@ -28,7 +28,7 @@ from .contents import RUN
 from .hosted_tools import checked_choice, checked_resources, checked_tools
 from .ids import new_id, uuid_in
 from .pages import PageQuery
-from .run_objects import ServedRun, folded_run, run_object, steps_of
+from .run_objects import ServedRun, folded_rerun, folded_run, run_object, steps_of
 from .run_stream import run_stream
 from .threads import (
     THREAD,
@@ -39,6 +39,7 @@ from .threads import (
     find_thread,
     messages_in,
     new_thread,
+    requested_by,
     thread_object,
 )
 
@@ -232,8 +233,8 @@ def find_run(served: Served, call: ServedCall) -> FoundRun:
         ApiError: a 404.
     """
     thread, run_id = find_thread(served, call), call.ids["run_id"]
-    exchange_id = uuid_in(RUN, run_id)
-    found = found_run(thread, exchange_id) if exchange_id is not None else None
+    name = uuid_in(RUN, run_id)
+    found = (found_run(thread, name) or _found_rerun(thread, name)) if name is not None else None
     if found is None:
         raise no_such("run", run_id)
     if found.run.is_overdue and served.runner.expire(thread.key, found.run.exchange_id):
@@ -248,6 +249,18 @@ def found_run(thread: FoundThread, exchange_id: str) -> FoundRun | None:
         return None
     run = folded_run(thread.journal.history(thread.key, version - 1), exchange_id, thread.key)
     return _found(thread, run) if run.created_at is not None else None
+
+
+def _found_rerun(thread: FoundThread, run_id: str) -> FoundRun | None:
+    """Return a run with which an exchange was run again; None if the conversation has none with this id."""
+    lookups = thread.lookups()
+    starts = (event for event in lookups.near(run_id) if isinstance(event, e.RunStarted))
+    started = next((event for event in starts if event.run_id == run_id and event.rerun_of is not None), None)
+    if started is None:
+        return None
+    run = folded_rerun(thread.journal.history(thread.key, started.originator_version - 1), started, thread.key)
+    run.requested = requested_by(lookups, started.exchange_id)
+    return _found(thread, run)
 
 
 def first_version(thread: FoundThread, run_id: str) -> int | None:
@@ -356,6 +369,8 @@ def submit_tool_outputs(served: Served, call: ServedCall) -> Json | EventStream:
 def found_again(served: Served, found: FoundRun) -> FoundRun:
     """Return a run as it is now."""
     thread, run = found.thread, found.run
+    if run.rerun_id:
+        return _found_rerun(thread, run.rerun_id) or found
     again = folded_run(thread.journal.history(thread.key, run.version - 1), run.exchange_id, thread.key)
     return _found(thread, again)
 

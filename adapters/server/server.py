@@ -63,7 +63,7 @@ class Server:
         hand_over: Callable[[], None] = lambda: None,
     ) -> None:
         self.host, self.port = host, port
-        self._served = served
+        self.served = served
         self._handlers = handlers
         self._root_path = root_path
         self._keys = keys or NoKeys()
@@ -143,7 +143,7 @@ class Server:
     def _made_listener(self, announce: Callable[[], None] = lambda: None) -> ServerListener:
         access = Access(self._keys, self.host, self.port, self._allowed_hosts)
         app = ServerApp(
-            self._served, self._handlers, access, root_path=self._root_path, limits=self._limits, hooks=self._hooks
+            self.served, self._handlers, access, root_path=self._root_path, limits=self._limits, hooks=self._hooks
         )
         return ServerListener(app, announce)
 

@@ -295,13 +295,13 @@ def _assistants(thread: FoundThread, messages: Sequence[JournaledMessage]) -> di
     lookups = thread.lookups()
     found = {each.exchange_id: each for each in lookups.requests_between(min(versions), max(versions))}
     for exchange_id in wanted - found.keys():
-        event = requested(lookups, exchange_id)
+        event = requested_by(lookups, exchange_id)
         found |= {exchange_id: event} if event is not None else {}
     names = ((name, event.request.get("assistant_id")) for name, event in found.items())
     return {name: given for name, given in names if isinstance(given, str)}
 
 
-def requested(lookups: Lookups, exchange_id: str) -> e.ExchangeRequested | None:
+def requested_by(lookups: Lookups, exchange_id: str) -> e.ExchangeRequested | None:
     """Return the request that opened an exchange; None if there is none."""
     near = (event for event in lookups.near(exchange_id) if isinstance(event, e.ExchangeRequested))
     return next((event for event in near if event.exchange_id == exchange_id), None)

@@ -70,6 +70,8 @@ class Mode:
     """Messages that the backend is sent after the memory; they are part of no record."""
     turn: Callable[[], CallTurn] | None = None
     """Function that returns the tool calls that were decided, which each run uses before it calls the backend."""
+    losses: Mapping[str, int] = field(default_factory=dict)
+    """What a served request asked for and is not given to any backend, by kind."""
     served: bool = False
     """Whether a served request is answered: its runs are shown all of memory, and their answers have ids from the start."""
     branch: BranchPoint | None = None

@@ -275,7 +275,7 @@ class Runs:
             rerun_of=self._mode.rerun_of,
             fallback_reason=self._why_failed(),
             dropped=dropped,
-            losses={**losses, **{name: 1 for name in dropped if name.startswith("option:")}},
+            losses={**losses, **{name: 1 for name in dropped if name.startswith("option:")}, **self._mode.losses},
             rendering=f"{dialect}/{RENDERING_VERSION}" if (dialect := getattr(backend, "dialect", None)) else None,
         )
         plan = self._records.plan(plan, backend.thread is not None)

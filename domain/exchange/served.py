@@ -138,7 +138,8 @@ def _prepared(chat: Conversing, exchange_id: str, stream: bool) -> Exchange:
     after = event.question_version or 0
     turn = partial(turn_of, journal, key, exchange_id, after) if exchange.waits_for else None
     branch = BranchPoint(journal.end_of_exchange(key, exchange), None) if exchange.left else None
-    mode = Mode(served=True, turn=turn, branch=branch)
+    left_out = {f"tool:{kind}": 1 for kind in event.request.get("dropped") or ()}
+    mode = Mode(served=True, turn=turn, branch=branch, losses=left_out)
     return Exchange(journal, again.services, key, exchange_id, mode=mode, after=after, stream=stream)
 
 

@@ -7,8 +7,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from openai import OpenAI
 
-from threadledger.adapters.server import Served, Server, ServeSettings
+from threadledger.adapters import load_settings
+from threadledger.adapters.server import Served, Server, ServeSettings, open_server
+from threadledger.adapters.server.runner import Runner
 
 from .speaking import Keys, until
 
@@ -27,7 +30,7 @@ def serve(ledger: Any) -> Iterator[Callable[..., Server]]:
     def start(handlers: Any = None, *, settings: ServeSettings | None = None, **options: Any) -> Server:
         from threadledger.adapters.server.handlers import HANDLERS
 
-        served = Served(ledger, settings or ServeSettings())
+        served = Served(ledger, settings or ServeSettings(), Runner(ledger))
         chosen = HANDLERS if handlers is None else handlers
         started.append(Server(served, chosen, port=0, **options).start())
         return started[-1]
@@ -35,6 +38,38 @@ def serve(ledger: Any) -> Iterator[Callable[..., Server]]:
     yield start
     for server in started:
         server.stop()
+
+
+@pytest.fixture
+def serving(open_ledger: Callable[..., Any]) -> Iterator[Callable[..., Server]]:
+    """Yield a function that starts the whole server on a ledger whose upstream is the simulator's Chat Completions."""
+    started: list[Server] = []
+
+    def start(keys: Any = None, serve: ServeSettings | None = None, **settings: Any) -> Server:
+        own = {"backends": ("chat",), "threads": "none", "retries": 0} | settings
+        ledger = open_ledger(**own)
+        server = open_server(ledger, load_settings(db=ledger.status()["url"]), keys, port=0)
+        if serve is not None:
+            server.served.settings = serve
+        started.append(server.start())
+        return server
+
+    yield start
+    for server in started:
+        server.stop()
+
+
+@pytest.fixture
+def server(serving: Callable[..., Server]) -> Server:
+    """Return a running server."""
+    return serving()
+
+
+@pytest.fixture
+def client(server: Server) -> Iterator[OpenAI]:
+    """Return the provider's SDK, pointed at the server; it repeats nothing by itself."""
+    with OpenAI(base_url=server.base_url, api_key="any", max_retries=0) as sdk:
+        yield sdk
 
 
 @pytest.fixture

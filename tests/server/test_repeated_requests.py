@@ -1,0 +1,179 @@
+"""A request that a client repeats stores nothing twice, and two equal requests that it was told of stay two."""
+
+from __future__ import annotations
+
+import json
+import socket
+from typing import Any
+
+import httpx2
+import openai
+import pytest
+from openai import OpenAI
+
+from threadledger.domain.ledger import Ledger
+
+from .speaking import until
+from .test_runs_api import CALL, App
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+RETRY = {"x-stainless-retry-count": "1"}
+HELLO = {"role": "user", "content": "Where is my parcel?"}
+
+
+@pytest.fixture
+def app(client: OpenAI) -> App:
+    return App(client)
+
+
+@pytest.fixture
+def ledger(server: Any) -> Ledger:
+    found: Ledger = server.served.ledger
+    return found
+
+
+@pytest.fixture
+def post(server: Any) -> Any:
+    """Return a function that sends a POST and returns the object of its answer."""
+
+    def send(path: str, body: Any, headers: Any = None) -> Any:
+        answer = httpx2.post(f"{server.base_url}{path}", json=body, headers=headers or {}, timeout=30)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    return send
+
+
+def leave(server: Any, path: str, body: Any, headers: Any = None) -> None:
+    """Send a POST as a client that closes its connection before the answer; the body is written as httpx2 does."""
+    raw = json.dumps(body, separators=(",", ":")).encode()
+    given = {"Host": f"127.0.0.1:{server.port}", "Content-Type": "application/json", "Content-Length": str(len(raw))}
+    head = "".join(f"{name}: {value}\r\n" for name, value in {**given, **(headers or {})}.items())
+    with socket.create_connection(("127.0.0.1", server.port)) as connection:
+        connection.sendall(f"POST /v1{path} HTTP/1.1\r\n{head}\r\n".encode() + raw)
+
+
+def test_a_retry_of_a_message_whose_answer_was_lost_stores_nothing(
+    app: App, server: Any, ledger: Ledger, post: Any
+) -> None:
+    path = f"/threads/{app.thread.id}/messages"
+    leave(server, path, HELLO)
+    until(lambda: len(ledger.memory(app.thread.id).messages) == 2)
+    again = post(path, HELLO, RETRY)
+    assert app.said == ["Hello", "Where is my parcel?"]
+    assert app.messages.list(app.thread.id).data[0].id == again["id"]
+
+
+def test_two_equal_messages_that_were_answered_stay_two(app: App, server: Any, ledger: Ledger, post: Any) -> None:
+    path = f"/threads/{app.thread.id}/messages"
+    first, second = post(path, HELLO), post(path, HELLO)
+    assert first["id"] != second["id"]
+    third = post(path, HELLO, RETRY)  # its first attempt never arrived
+    assert third["id"] not in {first["id"], second["id"]}
+    assert app.said == ["Hello", *["Where is my parcel?"] * 3]
+
+
+def test_a_retry_is_matched_to_the_request_that_was_lost_not_to_an_equal_one_before(
+    app: App, server: Any, ledger: Ledger, post: Any
+) -> None:
+    path = f"/threads/{app.thread.id}/messages"
+    first = post(path, HELLO)
+    leave(server, path, HELLO)
+    until(lambda: len(ledger.memory(app.thread.id).messages) == 3)
+    again = post(path, HELLO, RETRY)
+    assert again["id"] != first["id"]
+    assert app.said == ["Hello", *["Where is my parcel?"] * 2]
+    assert post(path, HELLO, RETRY)["id"] not in {first["id"], again["id"]}
+
+
+def test_a_request_of_another_body_or_path_is_another_request(
+    app: App, server: Any, ledger: Ledger, post: Any, client: OpenAI
+) -> None:
+    other = client.beta.threads.create()
+    leave(server, f"/threads/{app.thread.id}/messages", HELLO)
+    until(lambda: len(ledger.memory(app.thread.id).messages) == 2)
+    post(f"/threads/{other.id}/messages", HELLO, RETRY)
+    post(f"/threads/{app.thread.id}/messages", {**HELLO, "content": "And?"}, RETRY)
+    assert app.said == ["Hello", "Where is my parcel?", "And?"]
+
+
+def test_without_a_retry_count_an_equal_request_is_another_one(
+    app: App, server: Any, ledger: Ledger, post: Any
+) -> None:
+    path = f"/threads/{app.thread.id}/messages"
+    leave(server, path, HELLO)
+    until(lambda: len(ledger.memory(app.thread.id).messages) == 2)
+    post(path, HELLO)
+    post(path, HELLO, {"x-stainless-retry-count": "0"})
+    assert app.said == ["Hello", *["Where is my parcel?"] * 3]
+
+
+def test_a_repeated_run_is_one_run(app: App, server: Any, ledger: Ledger, post: Any, simulator: Any) -> None:
+    path = f"/threads/{app.thread.id}/runs"
+    leave(server, path, {"assistant_id": app.assistant.id})
+    until(lambda: app.said == ["Hello", "You said: Hello"])
+    again = post(path, {"assistant_id": app.assistant.id}, RETRY)
+    assert [each.id for each in app.runs.list(app.thread.id).data] == [again["id"]]
+    assert len(simulator.requests) == 1
+
+
+def test_repeated_results_continue_the_run_once(
+    app: App, server: Any, ledger: Ledger, post: Any, simulator: Any
+) -> None:
+    simulator.answer(CALL, "It is sunny.")
+    run = app.run()
+    path = f"/threads/{app.thread.id}/runs/{run.id}/submit_tool_outputs"
+    call = run.required_action.submit_tool_outputs.tool_calls[0].id
+    body = {"tool_outputs": [{"tool_call_id": call, "output": "sunny"}]}
+    leave(server, path, body)
+    until(lambda: app.said == ["Hello", "It is sunny."])
+    assert post(path, body, RETRY)["id"] == run.id
+    assert [each.role_name for each in ledger.memory(app.thread.id).messages] == ["user", "assistant", "tool", "assistant"]
+
+
+def test_a_repeated_cancel_returns_the_cancelled_run(app: App, server: Any, post: Any, simulator: Any) -> None:
+    simulator.answer(CALL)
+    run = app.run()
+    path = f"/threads/{app.thread.id}/runs/{run.id}/cancel"
+    leave(server, path, {})
+    until(lambda: app.again(run).status == "cancelled")
+    assert post(path, {}, RETRY)["status"] == "cancelled"
+
+
+@pytest.mark.parametrize("headers", [RETRY, {**RETRY, "Idempotency-Key": "k-1"}, {"Idempotency-Key": "k-1"}])
+def test_what_is_created_twice_is_one_object(server: Any, ledger: Ledger, post: Any, client: OpenAI, headers: Any) -> None:
+    first = {name: value for name, value in headers.items() if name != "x-stainless-retry-count"}
+    leave(server, "/threads", {"messages": [HELLO]}, first)
+    until(lambda: len(ledger.conversations()) == 1)
+    thread = post("/threads", {"messages": [HELLO]}, headers)
+    assert [each.key for each in ledger.conversations()] == [thread["id"]]
+    assert len(ledger.memory(thread["id"]).messages) == 1
+    leave(server, "/assistants", {"model": "m"}, first)
+    until(lambda: len(client.beta.assistants.list().data) == 1)
+    assistant = post("/assistants", {"model": "m"}, {**headers, "Idempotency-Key": "k-2"} if len(first) else headers)
+    assert len(first) or [each.id for each in client.beta.assistants.list().data] == [assistant["id"]]
+
+
+def test_an_idempotency_key_names_one_message_for_ever(app: App, client: OpenAI, ledger: Ledger) -> None:
+    named = {"Idempotency-Key": "request-7"}
+    first = app.messages.create(app.thread.id, role="user", content="x", extra_headers=named)
+    assert app.messages.create(app.thread.id, role="user", content="x", extra_headers=named) == first
+    with pytest.raises(openai.BadRequestError, match="The Idempotency-Key was used for a request with another"):
+        app.messages.create(app.thread.id, role="user", content="y", extra_headers=named)
+    assert app.said == ["Hello", "x"]
+
+
+def test_equal_requests_at_the_same_time_with_one_key_are_one(app: App, server: Any, ledger: Ledger) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    path = f"{server.base_url}/threads/{app.thread.id}/messages"
+
+    def send(_: int) -> str:
+        answer = httpx2.post(path, json=HELLO, headers={"Idempotency-Key": "one"}, timeout=30)
+        assert answer.status_code == 200, answer.text
+        return str(answer.json()["id"])
+
+    with ThreadPoolExecutor(8) as pool:
+        assert len(set(pool.map(send, range(16)))) == 1
+    assert app.said == ["Hello", "Where is my parcel?"]
