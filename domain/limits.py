@@ -184,13 +184,6 @@ machine counts as gone. On the same machine, the claim of a process that has end
 CLAIM_RENEWAL_SECONDS = 15.0
 """Interval at which a process extends its claims in the background, in seconds: three attempts may fail."""
 
-EXCHANGE_CLAIM_SECONDS_MAX = 86_400.0
-"""How long a server extends its claims on exchanges after it made the newest one, in seconds: the longest deadline."""
-
-UNSENT_SECONDS_MAX = 3_600.0
-"""How long a request whose response was not fully sent is recognised when it is sent again, in seconds: longer than an SDK
-repeats it with its own time limit of ten minutes."""
-
 CLAIM_STEP_SECONDS_MAX = 600.0
 """How long claims are extended during one step of their owner, in seconds: the openai SDK's own default timeout. An
 owner that makes no step for longer counts as hung."""

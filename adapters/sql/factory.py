@@ -84,8 +84,7 @@ class Factory(InfrastructureFactory["Tracker"]):
         """Return the notes of the served API; always the same, because a process holds its claims under one name."""
         from .served_notes import SqlServedNotes
 
-        found: SqlServedNotes = vars(self).setdefault("served", SqlServedNotes(self.database))
-        return found
+        return cast("SqlServedNotes", vars(self).setdefault("served", SqlServedNotes(self.database)))
 
     def blobs(self) -> SqlBlobs:
         """Return the store of the bytes of attachments."""

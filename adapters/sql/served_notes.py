@@ -8,8 +8,12 @@ from typing import Any
 
 from threadledger.domain.ids import new_id, now, to_iso
 from threadledger.domain.journal import Also
-from threadledger.domain.journal.served_notes import NONE_WAITING, ClaimedExchange
-from threadledger.domain.limits import EXCHANGE_CLAIM_SECONDS_MAX, UNSENT_SECONDS_MAX
+from threadledger.domain.journal.served_notes import (
+    EXCHANGE_CLAIM_SECONDS_MAX,
+    NONE_WAITING,
+    UNSENT_SECONDS_MAX,
+    ClaimedExchange,
+)
 
 from .claims import holder_of, is_held, lease, renewal_of
 from .connections import Transaction

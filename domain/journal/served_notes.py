@@ -13,6 +13,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from .ports import Also
 
+EXCHANGE_CLAIM_SECONDS_MAX = 86_400.0
+"""How long a server extends its claims on exchanges after it made the newest one, in seconds: the longest deadline."""
+
+UNSENT_SECONDS_MAX = 3_600.0
+"""How long a request whose response was not fully sent is recognised when it is sent again, in seconds: longer than an SDK
+repeats it with its own time limit of ten minutes."""
+
 ClaimedExchange = tuple[str, str]
 """Stream of a conversation, and the id of one of its exchanges."""
 

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
-from typing import IO, TYPE_CHECKING, Any, Self
+from typing import IO, TYPE_CHECKING, Any, Self, cast
 
 from ..errors import InvalidInput
 from ..ids import moment_of, now
@@ -482,8 +482,7 @@ class Ledger:
         """Return the keys with which apps call the served API; always the same object, which remembers them for a second."""
         from .api_keys import ApiKeys
 
-        found: ApiKeys = vars(self).setdefault("_api_keys", ApiKeys(self.journal))
-        return found
+        return cast("ApiKeys", vars(self).setdefault("_api_keys", ApiKeys(self.journal)))
 
     def memory(self, key: str, at: int | datetime | None = None) -> Memory:
         """Return a conversation's memory (what a model sees), as of a version or time; empty if the key is unknown."""

@@ -18,9 +18,9 @@ from threadledger.adapters.sql import Database, Factory
 from threadledger.adapters.sql.served_notes import SqlServedNotes
 from threadledger.domain.ids import new_id, now, to_iso
 from threadledger.domain.journal import Also, Journal
-from threadledger.domain.journal.served_notes import together
+from threadledger.domain.journal.served_notes import UNSENT_SECONDS_MAX, together
 from threadledger.domain.ledger import Ledger
-from threadledger.domain.limits import CLAIM_RENEWAL_SECONDS, CLAIM_SECONDS, UNSENT_SECONDS_MAX
+from threadledger.domain.limits import CLAIM_RENEWAL_SECONDS, CLAIM_SECONDS
 
 STREAM = "conversation:k"
 PLACE = (STREAM, "exchange-1")
