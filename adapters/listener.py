@@ -1,4 +1,4 @@
-"""Listen on a socket with uvicorn, in this thread or in one of its own, for the simulator and the server."""
+"""Run an application with uvicorn on a socket, in this thread or in one of its own; the simulator and the server use it."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class Listener(uvicorn.Server):
         await asyncio.sleep(0)
 
     def ask_to_stop(self) -> None:
-        """Stop the server; this may be called from any thread, and more than once."""
+        """End the server in order; this may be called from any thread, and more than once."""
         self.call_in_loop(self._stop.set)
 
     def call_in_loop(self, function: Callable[[], Any]) -> None:

@@ -12,8 +12,6 @@ from .output import note
 PLACES = {"keys": (".serve_keys", "keys", "Add, list and revoke the keys of apps.")}
 """Commands of the group."""
 
-LOGGER = "threadledger.server"
-
 
 @click.group(cls=LazyGroup, places=PLACES, invoke_without_command=True)
 @click.option(
@@ -49,10 +47,12 @@ def serve(context: click.Context, host: str, port: int, root_path: str, allow_ho
         raise click.UsageError(f"--root-path {root_path}: it is the beginning of a path; give one like /ledger")
     settings = load_settings()
     with opened_with(settings, create=True, sends=True) as ledger:
-        logging.getLogger(LOGGER).setLevel(logging.INFO)
+        requests = logging.getLogger("threadledger.server")
+        level = requests.level
         server = open_server(ledger, settings, host=host, port=port, root_path=root_path, allowed_hosts=allow_host)
 
         def announce() -> None:
+            requests.setLevel(logging.INFO)
             click.echo(server.base_url)
             note(
                 f"set OPENAI_BASE_URL={server.base_url} in your app; any API key works while there is none; Ctrl-C stops"
@@ -62,4 +62,6 @@ def serve(context: click.Context, host: str, port: int, root_path: str, allow_ho
             ended_in_order = server.serve_forever(announce)
         except OSError as error:
             raise click.ClickException(f"{error}: choose another one with --port") from error
+        finally:
+            requests.setLevel(level)
     return Exit.DONE if ended_in_order else Exit.INTERRUPTED

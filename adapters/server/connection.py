@@ -23,7 +23,7 @@ HEADERS_TOO_LARGE = 431
 class ClientConnection(H11Protocol):
     """Add to uvicorn's connection a time limit for requests, and whether the system has accepted an answer.
 
-    The time of a request begins with its first byte, that of the first one with the connection.
+    The time limit of a request is measured from its first byte, and that of a connection's first one from its start.
     """
 
     def __init__(

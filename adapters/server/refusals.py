@@ -30,7 +30,7 @@ AGAIN: Mapping[str, str] = {"retry-after": str(RETRY_AFTER_SECONDS)}
 
 @dataclass(frozen=True)
 class RefusalRule:
-    """Say how one kind of error is refused; without `shown`, its text stays in the log."""
+    """Define how one kind of error is refused; without `shown`, its text stays in the log."""
 
     error: type[Exception]
     status: int

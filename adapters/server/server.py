@@ -31,11 +31,11 @@ class Background(Protocol):
     """Define what runs next to the requests: it is started before the first one and stopped after the last one."""
 
     def start(self) -> None:
-        """Start; this does not block."""
+        """Start it; this does not block."""
         ...
 
     def stop(self) -> None:
-        """Stop, and hand over to other processes what is not finished."""
+        """End it, and hand over to other processes what is not finished."""
         ...
 
 
@@ -93,7 +93,7 @@ class Server:
         return self
 
     def stop(self) -> None:
-        """Stop accepting requests, let those in progress finish, and hand over."""
+        """Close the server: it accepts no more requests, waits for those in progress, and hands over."""
         if self._listener is not None:
             self._listener.ask_to_stop()
         thread, self._thread = self._thread, None
@@ -154,7 +154,7 @@ class Server:
 
 
 class ServerListener(Listener):
-    """Let requests in progress finish before the server stops; a second signal ends it at once."""
+    """Wait for requests in progress before the server stops; a second signal ends it at once."""
 
     def __init__(self, app: ServerApp, announce: Callable[[], None]) -> None:
         limits = app.limits

@@ -94,7 +94,10 @@ def test_a_backend_without_a_model_takes_that_of_its_kind():
 
 REFUSED = {
     "not TOML": ("retries =", r"threadledger\.toml is not TOML"),
-    "unknown key": ("retires = 1", r"unknown key 'retires': use \[backends\.NAME\], or one or more of .*retries"),
+    "unknown key": (
+        "retires = 1",
+        r"unknown key 'retires': use \[backends\.NAME\], \[serve\], or one or more of .*retries",
+    ),
     "key of a setting": (f'openai_api_key = "{SECRET}"', r"holds a key \(openai_api_key\): set it in the environment"),
     "another file": ('config = "x.toml"', "unknown key 'config'"),
     "bad value": ("retries = 'many'", r"threadledger\.toml: retries cannot be used \("),

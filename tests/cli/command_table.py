@@ -108,6 +108,7 @@ TABLE: dict[tuple[str, ...], Entry] = {
     ("serve", "keys", "revoke"): Entry(("serve", "keys", "revoke", "app")),
     ("trust",): Entry(("trust",), without_ledger=True),
     ("config",): Entry(("config", "--origin"), without_ledger=True),
+    ("serve",): Entry(("serve", "--port", "0"), runs_a_model=True, reaches_the_provider=True, serves=True),
     ("simulate",): Entry(("simulate", "--port", "0"), serves=True, without_ledger=True),
 }
 
@@ -119,5 +120,5 @@ def existing_commands(group: click.Group, path: tuple[str, ...] = ()) -> Iterato
         command = group.get_command(context, name)
         if isinstance(command, click.Group):
             yield from existing_commands(command, (*path, name))
-        else:
+        if not isinstance(command, click.Group) or command.invoke_without_command:
             yield (*path, name)

@@ -54,7 +54,7 @@ WRITING: dict[tuple[str, ...], tuple[tuple[str, ...], bytes]] = {
 
 WITHOUT_EVENTS = {
     *(("call", "approve"), ("call", "reject")),  # `test_calls.py` has a call that waits
-    *(("init",), ("db", "restore"), ("db", "upgrade"), ("db", "rebuild-views"), ("blobs", "prune")),
+    *(("init",), ("db", "restore"), ("db", "upgrade"), ("db", "rebuild-views"), ("blobs", "prune"), ("serve",)),
 }
 """Commands that change the database, but write no event of their own here."""
 

@@ -18,7 +18,16 @@ NAMES = [(re.findall(r"`([^`]+)`|^(an? \w+)", label), keys) for label, keys in L
 ROWS = {command or thing: keys for names, keys in NAMES for command, thing in names}
 SPAN = re.compile(r"`([a-z_0-9]+(?:, [a-z_0-9]+)*)`")
 
-WITHOUT_DOCUMENT = {"demo", "audit report", "audit export", "export", "blobs extract", "replay cancel", "simulate"}
+WITHOUT_DOCUMENT = {
+    "demo",
+    "audit report",
+    "audit export",
+    "export",
+    "blobs extract",
+    "replay cancel",
+    "serve",
+    "simulate",
+}
 
 
 def named(label: str) -> tuple[set[str], set[str]]:

@@ -117,7 +117,7 @@ def asked_of(path: tuple[str, ...], entry: Entry, folder: Path) -> Iterator[tupl
     arguments = tuple(new.get(each, each) for each in entry.arguments)
     if not entry.serves:
         yield arguments
-    if not entry.without_ledger:
+    if not entry.serves and not entry.without_ledger:
         yield (*arguments, "-o", "json")
     yield (*path, f"--{HOSTILE}")
     yield (*path, "-o", HOSTILE)

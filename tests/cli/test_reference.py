@@ -21,7 +21,7 @@ def commands(group: click.Group, name: str) -> Iterator[tuple[str, click.Command
         assert command is not None
         if isinstance(command, click.Group):
             yield from commands(command, f"{name} {each}")
-        else:
+        if not isinstance(command, click.Group) or command.invoke_without_command:
             yield f"{name} {each}", command
 
 

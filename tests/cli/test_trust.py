@@ -89,7 +89,7 @@ def test_no_command_runs_code_or_sends_a_key_before_the_folder_is_trusted(
             assert done.code == CODE_OF_REFUSAL, path
             refused.add(path)
     senders = {path for path, entry in TABLE.items() if entry.reaches_the_provider or entry.runs_a_model}
-    assert refused == senders - PRINTS_A_PLAN
+    assert refused == senders - PRINTS_A_PLAN - RUNS_UNTIL_STOPPED
     assert [message["role"] for message in command("show", KEY, "-o", "json").json["messages"]] == ["user", "assistant"]
 
 

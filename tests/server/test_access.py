@@ -50,9 +50,9 @@ def test_without_a_key_a_request_is_401_in_the_providers_words(serve: Serve, key
 
 def test_a_wrong_key_is_401_and_is_not_shown(serve: Serve, keys: Keys) -> None:
     server = serve(HANDLERS, keys=keys)
-    with OpenAI(base_url=server.base_url, api_key="sk-wrong-and-secret-1234", max_retries=0) as client:
-        with pytest.raises(openai.AuthenticationError) as refused:
-            client.models.list()
+    ours = OpenAI(base_url=server.base_url, api_key="sk-wrong-and-secret-1234", max_retries=0)
+    with ours as client, pytest.raises(openai.AuthenticationError) as refused:
+        client.models.list()
     assert refused.value.code == "invalid_api_key"
     assert "secret" not in str(refused.value.body)
     assert "serve keys add" in str(refused.value.body)

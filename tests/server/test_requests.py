@@ -207,9 +207,11 @@ def test_unknown_fields_are_ignored_also_nested_ones_and_logged_once_for_a_route
 
 
 def test_the_simulator_still_refuses_unknown_fields(simulator: Any) -> None:
-    with OpenAI(base_url=simulator.base_url, api_key="x", max_retries=0) as client:
-        with pytest.raises(openai.BadRequestError, match="Unknown parameter: 'odd'"):
-            client.conversations.create(extra_body={"odd": 1})
+    with (
+        OpenAI(base_url=simulator.base_url, api_key="x", max_retries=0) as client,
+        pytest.raises(openai.BadRequestError, match="Unknown parameter: 'odd'"),
+    ):
+        client.conversations.create(extra_body={"odd": 1})
 
 
 # Limits

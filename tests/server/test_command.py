@@ -1,0 +1,150 @@
+"""`threadledger serve` as a process: what it prints, how it is stopped, when it does not start."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from openai import OpenAI
+
+from .speaking import SECONDS_MAX, accepts, connected, head, read, until
+
+COMMAND = "from threadledger.cli import main; raise SystemExit(main())"
+WAITING = f"""
+import sys
+from threadledger.adapters.server import handlers
+def wait(served, call):
+    print("entered", file=sys.stderr, flush=True)
+    sys.stdin.readline()
+    return {{"done": True}}
+handlers.HANDLERS = {{"create_thread": wait}}
+{COMMAND}
+"""
+"""The command with one handler, which waits for a line on standard input."""
+
+
+@dataclass
+class Running:
+    process: subprocess.Popen[str]
+    base_url: str
+
+    @property
+    def host(self) -> str:
+        return urlsplit(self.base_url).hostname or ""
+
+    @property
+    def port(self) -> int:
+        return urlsplit(self.base_url).port or 0
+
+
+@contextmanager
+def running(*options: str, program: str = COMMAND) -> Iterator[Running]:
+    """Yield the command once it has printed its address."""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    command = [sys.executable, "-c", program, "serve", "--port", "0", *options]
+    with subprocess.Popen(command, text=True, **pipes) as process:  # type: ignore[call-overload]
+        try:
+            yield Running(process, process.stdout.readline().strip())
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+def test_it_prints_its_address_alone_and_a_signal_ends_it_in_order(
+    how: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-planted-in-the-environment")
+    with running("--root-path", "/ledger") as server:
+        assert server.base_url == f"http://127.0.0.1:{server.port}/ledger/v1"
+        with OpenAI(base_url=server.base_url, api_key="sk-planted-in-a-request", max_retries=0) as client:
+            assert client.models.list().data
+        server.process.send_signal(how)
+        out, err = server.process.communicate(timeout=SECONDS_MAX)
+    assert (server.process.returncode, out) == (0, "")
+    first, line = err.splitlines()
+    assert first.startswith(f"set OPENAI_BASE_URL={server.base_url} ")
+    assert line.startswith("INFO GET /models 200, key -, ")
+    assert "planted" not in err
+
+
+@contextmanager
+def waiting() -> Iterator[tuple[Running, object]]:
+    with running(program=WAITING) as server, connected(server) as line:
+        line.sendall(head(server, "POST", "/v1/threads"))
+        assert server.process.stderr is not None
+        until(lambda: server.process.stderr.readline() == "entered\n")  # type: ignore[union-attr]
+        yield server, line
+
+
+def test_sigterm_lets_a_request_in_progress_finish() -> None:
+    with waiting() as (server, line):
+        server.process.send_signal(signal.SIGTERM)
+        until(lambda: not accepts(server))
+        assert server.process.poll() is None
+        server.process.stdin.write("\n")  # type: ignore[union-attr]
+        server.process.stdin.flush()  # type: ignore[union-attr]
+        assert read(line).json == {"done": True}  # type: ignore[arg-type]
+        _, err = server.process.communicate(timeout=SECONDS_MAX)
+    assert server.process.returncode == 0
+    assert "POST /threads 200" in err
+
+
+@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_ends_it_at_once(second: signal.Signals) -> None:
+    with waiting() as (server, _):
+        server.process.send_signal(signal.SIGTERM)
+        until(lambda: not accepts(server))
+        server.process.send_signal(second)
+        server.process.wait(timeout=5)  # the request could take ten seconds
+    assert server.process.returncode == 130
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "words"),
+    [
+        (("--host", "0.0.0.0"), 2, "without a key"),
+        (("--host", "::"), 2, "without a key"),
+        (("--port", "70000"), 2, "70000 is not in the range"),
+        (("--root-path", "ledger"), 2, "give one like /ledger"),
+        (("--host", "203.0.113.1.invalid"), 2, "without a key"),
+        (("nothing",), 2, "there is no command 'nothing'"),
+    ],
+)
+def test_it_does_not_start_with_options_that_cannot_be_used(
+    options: tuple[str, ...], code: int, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from threadledger.cli import main
+
+    assert main(["serve", *options]) == code
+    done = capsys.readouterr()
+    assert (done.out, words in done.err, "Traceback" in done.err) == ("", True, False)
+
+
+def test_a_taken_port_and_an_unknown_backend_are_refused_in_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    from threadledger.cli import main
+
+    with running() as server:
+        assert main(["serve", "--port", str(server.port)]) == 1
+    assert f"port {server.port}: " in capsys.readouterr().err
+    Path("threadledger.toml").write_text('[serve.models]\na = "nowhere"\n')
+    assert main(["serve", "--port", "0"]) == 2
+    assert "names the backend 'nowhere', which does not exist" in capsys.readouterr().err
+
+
+def test_a_folder_that_is_not_trusted_is_not_served(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from threadledger.cli import main
+
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-planted-in-the-environment")
+    Path(".env").write_text("OPENAI_BASE_URL=http://127.0.0.1:9/v1\n")
+    assert main(["serve", "--port", "0"]) == 2
+    assert "then run: threadledger trust" in capsys.readouterr().err
+    assert not Path("threadledger.db").exists()
