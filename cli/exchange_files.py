@@ -59,14 +59,25 @@ ROWS_SHOWN_MAX = 50
     metavar="DIR",
     help="Folder with the attachments of FILE, as export --blobs wrote it.",
 )
+@click.option(
+    "--tenant",
+    metavar="NAME",
+    help="Tenant of the served API to which the conversations and assistants will belong.",
+)
 @common
 def import_(
-    file: str | None, kind: str | None, ids: Any, base_url: str | None, key_from: str, blobs: Path | None
+    file: str | None,
+    kind: str | None,
+    ids: Any,
+    base_url: str | None,
+    key_from: str,
+    blobs: Path | None,
+    tenant: str | None,
 ) -> int:
     """Import conversations from FILE, or from live threads with --threads.
 
     FILE may be - for standard input; gzip files are decompressed. Formats: jsonl (one conversation per line), threads
-    (messages of Assistants threads as the API lists them), chatgpt and claude (conversations.json of a data export, or
+    (messages of Assistants threads and assistants as the API lists them), chatgpt and claude (conversations.json of a data export, or
     its zip), agents-sqlite (a session database of the OpenAI Agents SDK).
 
     Importing the same file again changes nothing; new messages are added. Damaged messages are repaired, or omitted and
@@ -82,30 +93,36 @@ def import_(
         raise click.UsageError("--format applies only to FILE, not to --threads", context)
     if blobs is not None and ids is not None:
         raise click.UsageError("--blobs applies only to FILE, not to --threads", context)
-    tally = _Tally()
+    tally, owner = _Tally(), _checked_tenant(tenant)
     if file is None:
-        _import_live(ids, base_url, key_from, tally)
+        _import_live(ids, base_url, key_from, owner, tally)
     else:
-        _import_file(file, kind, key_from, blobs, tally)
+        _import_file(file, kind, key_from, blobs, owner, tally)
     return Exit.SOME_FAILED if tally.states["failed"] else Exit.DONE
 
 
-def _import_file(file: str, kind: str | None, key_from: str, blobs: Path | None, tally: _Tally) -> None:
+def _checked_tenant(name: str | None) -> str:
+    from threadledger.domain.conversation.tenants import check_tenant
+
+    return check_tenant(name) if name is not None else ""
+
+
+def _import_file(file: str, kind: str | None, key_from: str, blobs: Path | None, tenant: str, tally: _Tally) -> None:
     from threadledger.adapters import import_found, import_source
 
     with import_source(file, kind, key_from) as source, opened(create=True) as ledger:
         if source.detected:
             note(f"{'standard input' if file == '-' else file} is read as {source.format}")
         found = tracked(source.found, source.total, "importing")
-        _show(tally.watched(import_found(ledger, found, blobs)), tally)
+        _show(tally.watched(import_found(ledger, found, blobs, tenant)), tally)
 
 
-def _import_live(ids: Any, base_url: str | None, key_from: str, tally: _Tally) -> None:
+def _import_live(ids: Any, base_url: str | None, key_from: str, tenant: str, tally: _Tally) -> None:
     from threadledger.adapters import import_threads, thread_reader
 
     wanted = list(_ids(ids))
     with closing(thread_reader(load_settings(openai_base_url=base_url))) as reader, opened(create=True) as ledger:
-        found = import_threads(ledger, reader, tracked(wanted, len(wanted), "reading"), key_from)
+        found = import_threads(ledger, reader, tracked(wanted, len(wanted), "reading"), key_from, tenant=tenant)
         _show(tally.watched(found), tally)
 
 

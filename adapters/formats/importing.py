@@ -31,6 +31,7 @@ from threadledger.domain.errors import (
 from threadledger.domain.journal import fingerprint_of
 from threadledger.domain.ledger import Ledger
 
+from .assistants import FoundAssistant, Read, import_assistant
 from .attachments import ImportedAttachments
 from .reading import TREE_RULE, Entry, Found, Imported, Known, UsualEntries, rule_of
 from .repairs import OpenCalls, repaired, whole
@@ -62,10 +63,13 @@ SHOWN_BRANCH = "it is shown where it was imported from"
 """Reasons of the events that an import adds about branches."""
 
 
-def import_found(ledger: Ledger, found: Iterable[Found | Imported], blobs: Path | None = None) -> Iterator[Imported]:
+def import_found(
+    ledger: Ledger, found: Iterable[Read], blobs: Path | None = None, tenant: str = ""
+) -> Iterator[Imported]:
     """Import conversations batch by batch; a failed one stores nothing and does not stop the others.
 
-    `blobs` is the folder with the attachments to which messages refer by their addresses.
+    `blobs` is the folder with the attachments to which messages refer by their addresses. `tenant` is the tenant of the
+    served API to which conversations and assistants will belong.
 
     A conversation that could not be read (`Imported`) is passed through, and exceptions from the source propagate.
     What was read before is stored first.
@@ -83,6 +87,12 @@ def import_found(ledger: Ledger, found: Iterable[Found | Imported], blobs: Path 
         if isinstance(read, Imported):
             yield read
             continue
+        if isinstance(read, FoundAssistant):
+            yield from batch.stored()
+            batch = _Batch(ledger)
+            yield import_assistant(ledger, replace(read, record=replace(read.record, tenant=tenant)))
+            continue
+        read = read.within(tenant) if tenant else read
         if batch.is_full or read.key in batch.keys:
             yield from batch.stored()
             batch = _Batch(ledger)
@@ -130,6 +140,8 @@ class _Batch:
 
     def stored(self) -> Sequence[Imported]:
         """Store the batch and return the results in the order of the source."""
+        if not self.keys:
+            return []
         journal = self._ledger.journal
         used = journal.used_heads(self.keys)
         ended = self._stored_new([each for each in self._found if each.key not in used])
@@ -190,7 +202,9 @@ def _store_one(ledger: Ledger, found: Found) -> Imported:
 
 
 def _new(ledger: Ledger, found: Found) -> Conversation:
-    conversation = Conversation.start(found.key, found.metadata, actor=ledger.journal.actor)
+    conversation = Conversation.start(
+        found.key, found.metadata, actor=ledger.journal.actor, written_at=found.written_at, origin=found.origin
+    )
     _journal(conversation, found, _kept(ledger, found.entries), {"": BEGINNING} if found.rule >= TREE_RULE else None)
     return conversation
 

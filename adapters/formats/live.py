@@ -33,8 +33,9 @@ def import_threads(
     ids: Iterable[tuple[int, str]],
     key_from: str = KEY,
     wait: Callable[[float], None] = time.sleep,
+    tenant: str = "",
 ) -> Iterator[Imported]:
-    """Import threads by id; `ids` holds each id with its line number.
+    """Import threads by id; `ids` holds each id with its line number. For `tenant`, see `import_found`.
 
     Raises:
         ProviderRefused: the provider refuses all requests, for example because of the API key. Threads that were read
@@ -56,7 +57,7 @@ def import_threads(
         (thread,) = threads_of(read, line)
         return conversation_of(thread, key_from)
 
-    yield from import_found(ledger, found())
+    yield from import_found(ledger, found(), tenant=tenant)
     if refusals:
         raise refusals[0]
 

@@ -22,6 +22,7 @@ from threadledger.domain.conversation import IMPORTED, parse_message, stream_of
 from threadledger.domain.conversation.messages import Message, Role
 from threadledger.domain.conversation.native import CHAT, native_of
 from threadledger.domain.conversation.parts import Part, Text
+from threadledger.domain.conversation.tenants import key_in_tenant, tenant_key
 from threadledger.domain.errors import InvalidInput
 from threadledger.domain.failures import whole_text
 from threadledger.domain.ids import from_iso, to_iso
@@ -168,6 +169,10 @@ class Found:
     """Places of messages on branches that are not current, if the source has branches."""
     thread_id: str | None = None
     """Id of the provider's thread that the conversation was read from."""
+    written_at: str | None = None
+    """Time at which the thread was created (ISO 8601), if the source has one."""
+    origin: Mapping[str, Any] = field(default_factory=dict)
+    """What the source says about the thread; see `ConversationStarted.origin`."""
     has_ids: bool = True
     """Whether the places are ids that the source assigned."""
     note: str = ""
@@ -185,6 +190,18 @@ class Found:
         """Return the conversation as this rule reads it."""
         again = {1: self.by_rule_1, 2: self.by_rule_2}.get(rule) if rule < self.rule else None
         return again() if again is not None else replace(self, rule=rule) if rule != self.rule else self
+
+    def within(self, tenant: str) -> Found:
+        """Return the conversation as one of a tenant: its key begins with the tenant's prefix."""
+        if key_in_tenant(tenant, self.key) is not None:
+            return self  # a ledger wrote the thread for this tenant
+        again, line = self.by_rule_1, self.by_rule_2
+        return replace(
+            self,
+            key=tenant_key(tenant, self.key),
+            by_rule_1=None if again is None else lambda: _within(tenant, again()),
+            by_rule_2=None if line is None else lambda: _within(tenant, line()),
+        )
 
     def key_at(self, place: str) -> str:
         """Return the idempotency key of the message at a place."""
@@ -211,6 +228,10 @@ class Imported:
 
     def as_json(self) -> dict[str, Any]:
         return vars(self) | {"left_out": dict(self.left_out)}
+
+
+def _within(tenant: str, found: Found | Imported) -> Found | Imported:
+    return found.within(tenant) if isinstance(found, Found) else replace(found, key=tenant_key(tenant, found.key))
 
 
 def json_of(text: bytes | InvalidInput, what: str, repeated: list[str] | None = None) -> Any:
@@ -307,7 +328,7 @@ class MessageReader:
         """Add a message that was made of the source's items."""
         self._waiting.note(message)
         message = self._with(self._taken(), message, self.left_out)
-        self._append(_entry(message, at, _origin(at.origin, self.left_out), made_of))
+        self._append(_entry(message, at, storable_fields(at.origin, self.left_out), made_of))
 
     def add(
         self,
@@ -335,7 +356,7 @@ class MessageReader:
             messages[0] = messages[0].replaced(native_json=json_text(native))
         elif self._kept or own:
             made_of = self._add_kept(messages, own)
-        source = _origin({**at.origin, **kept}, self.left_out) if at.origin or kept else {}
+        source = storable_fields({**at.origin, **kept}, self.left_out) if at.origin or kept else {}
         for number, message in enumerate(messages):
             if number == 0:
                 entry = Entry(message, at.place, at.name, at.written_at, message_id, piece_of, None, source, made_of)
@@ -400,7 +421,9 @@ class MessageReader:
             kept, empty = self._taken(), Message(Role.ASSISTANT, None)
             made_of = self._made_of(kept, (), empty)
             made_of = made_of and MadeOf(made_of.places[:-1], made_of.without)
-            self._append(_entry(self._with(kept, empty, self.left_out), at, _origin(at.origin, self.left_out), made_of))
+            self._append(
+                _entry(self._with(kept, empty, self.left_out), at, storable_fields(at.origin, self.left_out), made_of)
+            )
 
     def _append(self, entry: Entry) -> None:
         if self.rule >= TREE_RULE:
@@ -440,8 +463,8 @@ def _storable(item: Mapping[str, Any]) -> dict[str, Any]:
     return {"type": "unknown", "was": str(item.get("type"))[:64]}
 
 
-def _origin(given: Mapping[str, Any], left_out: Counter[str]) -> dict[str, Any]:
-    """Return the fields of the origin that are set and can be stored; count the others."""
+def storable_fields(given: Mapping[str, Any], left_out: Counter[str]) -> dict[str, Any]:
+    """Return the fields that are set and can be stored; count the others."""
     origin = {}
     for name, value in given.items():
         if value is None or value in ("", {}, []):

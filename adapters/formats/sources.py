@@ -18,6 +18,7 @@ from typing import Any, BinaryIO, cast
 from threadledger.domain.errors import FileMissing, InvalidInput, ThreadledgerError
 
 from .agents_sqlite import MAGIC, found_in_sessions
+from .assistants import Read
 from .chatgpt import first_values_in_zip, found_in_export, found_in_zip
 from .claude import found_in_claude_export
 from .compressed import ZIP_MAGIC, Inflated
@@ -34,7 +35,7 @@ from .json_values import (
 )
 from .jsonl import found_in_values
 from .reading import Found, Imported, json_of
-from .threads import IN_A_THREAD, KEY, found_in_threads
+from .threads import IN_A_THREAD, KEY, found_in_threads, is_dump
 
 FORMATS = ("jsonl", "threads", "chatgpt", "claude", "agents-sqlite")
 
@@ -68,7 +69,7 @@ class ImportSource:
     format: str
     detected: bool
     """Whether the format was detected from the content, not given by the caller."""
-    found: Iterator[Found | Imported]
+    found: Iterator[Read]
     total: int | None = None
 
 
@@ -99,6 +100,7 @@ def import_source(file: str, kind: str | None = None, key_from: str = KEY) -> It
             raise InvalidInput(
                 f"{file} is {'' if magic == MAGIC else 'not '}a SQLite database: pass its correct --format, or omit the option"
             )
+        found: Iterator[Read]
         if chosen == "agents-sqlite":
             found = found_in_sessions(path, name)
         elif chosen in EXPORTS and magic.startswith(ZIP_MAGIC):
@@ -120,7 +122,7 @@ EXPORTS: Mapping[str, Callable[..., Iterator[Found | Imported]]] = {
 """Data exports of chat apps: a JSON document, or a zip that contains it."""
 
 
-def _up_to_damage(found: Iterator[Found | Imported], unpacked: Inflated | None) -> Iterator[Found | Imported]:
+def _up_to_damage(found: Iterator[Read], unpacked: Inflated | None) -> Iterator[Read]:
     """Yield what can be read; if the file is damaged after its first conversation, the last item says so."""
     last = 0
     problem = ""
@@ -266,7 +268,7 @@ def _format_of(stream: BinaryIO, magic: bytes) -> str:
 def _is_readable(kind: str, text: bytes) -> bool:
     """Return whether a value can be read in a format, so that a damaged one does not decide about the others."""
     found = {"threads": found_in_threads, "jsonl": found_in_values, **EXPORTS}[kind]([(1, text)])
-    return any(isinstance(each, Found) for each in found)
+    return any(not isinstance(each, Imported) for each in found)
 
 
 def _kind_of_text(text: bytes | InvalidInput) -> str | None:
@@ -288,7 +290,7 @@ def _kind_of(value: Any, is_outer: bool = True) -> str | None:
     messages = value.get("messages")
     if messages is None and isinstance(value.get("mapping"), Mapping):
         return "chatgpt"
-    if value.get("object") in IN_A_THREAD or "thread_id" in value or isinstance(messages, Mapping):
+    if value.get("object") in IN_A_THREAD or is_dump(value) or "thread_id" in value or isinstance(messages, Mapping):
         return "threads"
     if "items" in value and str(value.get("id")).startswith("conv_"):
         return "threads"

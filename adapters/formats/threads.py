@@ -1,5 +1,8 @@
 """Read dumps of Assistants threads: messages as returned by `GET /threads/{id}/messages`, with run steps if present.
 
+Assistants and the runs of threads are read too, see `assistants.py`: as `GET /assistants` lists them, single, or in
+`{"assistants": [...], "threads": [...]}`.
+
 Accepted are one JSON document or JSON lines of `{"object": "list", "data": [...]}`, lists of messages, single messages,
 `{"thread_id": ..., "messages": [...]}` and `{"id": "thread_...", "metadata": {...}, "messages": {"data": [...]},
 "run_steps": [...]}`. For Conversations, `{"id": "conv_...", "items": [...]}` is accepted. Consecutive pages of one
@@ -23,6 +26,7 @@ from threadledger.domain.conversation.native import ASSISTANTS, RESPONSES
 from threadledger.domain.errors import InvalidInput, ThreadledgerError
 
 from . import rule_1
+from .assistants import ASSISTANT, Read, found_assistants, with_runs
 from .items import ItemReader
 from .json_values import Value
 from .reading import (
@@ -38,6 +42,7 @@ from .reading import (
     moment,
     seconds_of,
     source_id,
+    storable_fields,
     with_repeated,
 )
 from .repairs import is_empty
@@ -48,7 +53,7 @@ KEY = "threadledger_key"
 THREAD_ID = "id"
 """Value of `key_from` that always selects the thread's own id as the key."""
 
-IN_A_THREAD = ("thread.message", "list", "thread")
+IN_A_THREAD = ("thread.message", "list", "thread", ASSISTANT)
 
 
 @dataclass
@@ -59,8 +64,11 @@ class Thread:
     thread_id: str
     messages: list[Any] = field(default_factory=list)
     steps: list[Any] = field(default_factory=list)
+    runs: list[Any] = field(default_factory=list)
     items: list[Any] | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    created_at: Any = None
+    tool_resources: Any = None
     order: str | None = None
     """`asc` or `desc`, if the dump states it."""
     is_page: bool = False
@@ -75,8 +83,8 @@ class Thread:
     """Keys that an object of the dump has more than once."""
 
 
-def found_in_threads(values: Iterable[Value], key_from: str = KEY, file: str = "threads") -> Iterator[Found | Imported]:
-    """Yield the conversation of each thread.
+def found_in_threads(values: Iterable[Value], key_from: str = KEY, file: str = "threads") -> Iterator[Read]:
+    """Yield the conversation of each thread, and each assistant.
 
     `key_from` names the metadata field with its key; `id` selects the thread's id. `file` names the file in keys of
     threads without an id.
@@ -86,10 +94,17 @@ def found_in_threads(values: Iterable[Value], key_from: str = KEY, file: str = "
     for number, text in values:
         repeated: list[str] = []
         try:
-            threads = threads_of(json_of(text, "line", repeated), number, key_of(number))
+            assistants, others = _parted(json_of(text, "line", repeated))
         except ThreadledgerError as error:
             yield Imported(number, "", "failed", reason=str(error))
             continue
+        yield from found_assistants(assistants, number)
+        threads: list[Thread] = []
+        for value in others:
+            try:
+                threads += threads_of(value, number, key_of(number))
+            except ThreadledgerError as error:
+                yield Imported(number, "", "failed", reason=str(error))
         for thread in threads:
             thread.repeated = list(repeated)
             thread.size = len(text) // len(threads) if isinstance(text, bytes) else 0
@@ -101,6 +116,23 @@ def found_in_threads(values: Iterable[Value], key_from: str = KEY, file: str = "
             under_way = thread
     if under_way is not None:
         yield conversation_of(under_way, key_from)
+
+
+def is_dump(value: Mapping[str, Any]) -> bool:
+    """Return whether a value has lists of assistants or of threads by name."""
+    return any(_listed(value, name) is not None for name in ("assistants", "threads"))
+
+
+def _parted(value: Any) -> tuple[list[Any], list[Any]]:
+    """Return the assistants in a value, and the values that are threads."""
+    if isinstance(value, Mapping) and is_dump(value):
+        return _listed(value, "assistants") or [], _listed(value, "threads") or []
+    listed = value if isinstance(value, list) else _listed(value, "data") if isinstance(value, Mapping) else None
+    objects = [value] if listed is None else listed
+    kinds = {_mapping(each).get("object") for each in objects}
+    if kinds == {ASSISTANT}:
+        return objects, []
+    return [], objects if kinds == {"thread"} else [value]
 
 
 def conversation_of(thread: Thread, key_from: str = KEY, rule: int = NEWEST_RULE) -> Found | Imported:
@@ -116,6 +148,9 @@ def conversation_of(thread: Thread, key_from: str = KEY, rule: int = NEWEST_RULE
         else:
             _messages(thread, reader)
         reader.check()
+        entries, first_runs = with_runs(reader.entries, thread.runs, reader.left_out)
+        named_otherwise = thread.thread_id if thread.thread_id != key else None
+        origin = {"thread_id": named_otherwise, "tool_resources": thread.tool_resources, "runs": first_runs}
         metadata = {name: value for name, value in thread.metadata.items() if name != KEY}
         note = ""
         if thread.next_page_after is not None:
@@ -126,7 +161,8 @@ def conversation_of(thread: Thread, key_from: str = KEY, rule: int = NEWEST_RULE
             )
         known_as = thread.thread_id or None
         read = Found(
-            thread.line, key, metadata, reader.entries, reader.left_out, thread_id=known_as, note=note, rule=rule,
+            thread.line, key, metadata, entries, reader.left_out, thread_id=known_as, note=note, rule=rule,
+            written_at=moment(thread.created_at), origin=storable_fields(origin, reader.left_out),
             by_rule_1=partial(conversation_of, thread, key_from, rule=1) if rule > 1 else None,
         )  # fmt: skip
         return with_repeated(read, thread.repeated, thread.size)
@@ -152,9 +188,12 @@ def threads_of(value: Any, number: int, made: str = "") -> list[Thread]:
     order = value.get("order")
     order = order if isinstance(order, str) else None
     thread = Thread(number, named, order=order, metadata=_mapping(value.get("metadata")), made=made)
+    if "data" not in value:  # else they are fields of a page
+        thread.created_at, thread.tool_resources = value.get("created_at"), value.get("tool_resources")
     for step in _listed(value, "run_steps") or _listed(value, "steps") or ():
         thread.steps.append(step)
     for run in _listed(value, "runs") or ():
+        thread.runs.append(run)
         thread.steps += _listed(_mapping(run), "steps") or ()
     items = _listed(value, "items")
     if items is not None:
@@ -196,18 +235,23 @@ def _by_thread(messages: list[Any], given: Thread) -> list[Thread]:
     for message in messages:
         found = _mapping(message).get("thread_id")
         if isinstance(found, str) and found:
-            threads.setdefault(found, replace(given, thread_id=found, messages=[], steps=[]))
-    threads = threads or {"": replace(given, messages=[], steps=[])}
+            threads.setdefault(found, replace(given, thread_id=found, messages=[], steps=[], runs=[]))
+    threads = threads or {"": replace(given, messages=[], steps=[], runs=[])}
     current = next(iter(threads))
     for message in messages:
         found = _mapping(message).get("thread_id")
         current = found if isinstance(found, str) and found else current
         threads[current].messages.append(message)
     for step in given.steps:
-        found = _mapping(step).get("thread_id")
-        of_thread = threads.get(found) if isinstance(found, str) else None
-        (of_thread or threads[current]).steps.append(step)
+        threads[_thread_id_in(step, threads) or current].steps.append(step)
+    for run in given.runs:
+        threads[_thread_id_in(run, threads) or current].runs.append(run)
     return list(threads.values())
+
+
+def _thread_id_in(thing: Any, threads: Mapping[str, Thread]) -> str | None:
+    found = _mapping(thing).get("thread_id")
+    return found if isinstance(found, str) and found in threads else None
 
 
 def _goes_on(under_way: Thread, thread: Thread) -> bool:
@@ -220,6 +264,9 @@ def _goes_on(under_way: Thread, thread: Thread) -> bool:
 def _add(under_way: Thread, page: Thread) -> None:
     under_way.messages += page.messages
     under_way.steps += page.steps
+    under_way.runs += page.runs
+    under_way.created_at = page.created_at if under_way.created_at is None else under_way.created_at
+    under_way.tool_resources = under_way.tool_resources or page.tool_resources
     under_way.repeated += page.repeated
     under_way.size += page.size
     if under_way.items is not None:
@@ -231,11 +278,12 @@ def _add(under_way: Thread, page: Thread) -> None:
 def _messages(thread: Thread, reader: MessageReader) -> None:
     messages = _distinct(thread.messages, "message", reader)
     ordered = in_order(messages, _distinct(thread.steps, "run step", reader), thread.order, thread.is_page)
+    steps_of = _creations(thread.steps)
     ours: set[str] = set()
     for number, each in enumerate(ordered, 1):
         name = f"message {number}"
         if each.get("type") != "tool_calls":
-            _read_message(each, name, thread.thread_id, ours, reader)
+            _read_message(each, name, (thread.thread_id, steps_of.get(each["id"])), ours, reader)
             continue
         try:
             _read_step(each, name, thread.thread_id, reader)
@@ -287,7 +335,20 @@ CARRIED = ("attachments", "incomplete_details")
 """Fields of a message that are kept with its content. Attachments are file ids, with size and hash if the dump has them."""
 
 
-def _read_message(message: Mapping[str, Any], name: str, thread_id: str, ours: set[str], reader: MessageReader) -> None:
+def _creations(steps: Iterable[Any]) -> dict[object, str]:
+    """Return the ids of the steps that created a message, by the id of the message."""
+    found: dict[object, str] = {}
+    for step in map(_mapping, steps):
+        created = _mapping(_mapping(step.get("step_details")).get("message_creation")).get("message_id")
+        if isinstance(created, str) and isinstance(step.get("id"), str):
+            found[created] = step["id"]
+    return found
+
+
+def _read_message(
+    message: Mapping[str, Any], name: str, ids: tuple[str, str | None], ours: set[str], reader: MessageReader
+) -> None:
+    """Read a message of a thread; `ids` are those of its thread and of the run step that created it."""
     given = _chat_message(message, reader.rule, reader.left_out)
     if given is None:
         return
@@ -297,7 +358,8 @@ def _read_message(message: Mapping[str, Any], name: str, thread_id: str, ours: s
     seen = our_id in ours
     ours |= {our_id} if our_id else set()
     written_at = _iso(metadata.get(WRITTEN_AT)) or moment(message.get("created_at"))
-    origin = _origin_of(message, thread_id, message_id=message["id"], metadata=_foreign(metadata))
+    thread_id, step_id = ids
+    origin = _origin_of(message, thread_id, message_id=message["id"], metadata=_foreign(metadata), step_id=step_id)
     at = SourcePlace(message["id"], name, written_at, origin)
     reader.add(given, at, message_id=None if seen else our_id, piece_of=our_id if seen else None)
 

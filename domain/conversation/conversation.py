@@ -80,8 +80,12 @@ class Conversation:
         parent_version: int | None = None,
         actor: str | None = None,
         deleted: ConversationState | None = None,
+        written_at: str | None = None,
+        origin: Mapping[str, Any] | None = None,
     ) -> Self:
         """Create a conversation. `actor` is who causes its events from now on; `deleted` is the state of a deleted key.
+
+        `written_at` and `origin` are what the source says about an imported one.
 
         Raises:
             InvalidKey: see `stream_of`.
@@ -99,6 +103,8 @@ class Conversation:
             parent_key=parent_key,
             parent_version=parent_version,
             generation=state.generation or 0,
+            written_at=written_at,
+            origin=dict(origin or {}),
         )
         return conversation
 

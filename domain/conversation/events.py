@@ -47,6 +47,10 @@ class ConversationStarted(Event, frozen=True, kw_only=True):
     parent_version: int | None = None
     generation: int = 0
     """Number of conversations of this key that were deleted before: the stream continues after `ConversationDeleted`."""
+    written_at: str | None = None
+    """Time at which the original was started (ISO 8601), if an import knows it."""
+    origin: JSON = field(default_factory=dict)
+    """What the source says about an imported thread: `thread_id`, `tool_resources`, and `runs` before its first message."""
 
 
 class ConversationDescribed(Event, frozen=True, kw_only=True):

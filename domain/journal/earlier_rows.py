@@ -8,7 +8,7 @@ from ..conversation.events import payload_in
 from ..conversation.messages import Source
 from ..ids import from_iso
 from .fingerprints import fingerprint_in
-from .rows import Row, StoredRow, addresses_of, indexed
+from .rows import Row, StoredRow, addresses_of, ids_of_message, indexed
 
 
 def noted_row(row: Row) -> StoredRow:
@@ -20,7 +20,7 @@ def noted_row(row: Row) -> StoredRow:
         key = payload.get("idempotency_key")
         if not isinstance(key, str):
             return stored
-        ids = (payload.get("message_id"), (payload.get("origin") or {}).get("message_id"))
+        ids = (payload.get("message_id"), *ids_of_message(payload.get("origin") or {}))
         return replace(
             stored,
             idempotency_key=indexed(key),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,6 +16,7 @@ from eventsourcing.persistence import Mapper, Notification, StoredEvent, Transco
 from ..conversation.events import (
     EVENTS,
     AssistantDefined,
+    ConversationStarted,
     Event,
     ExchangeDescribed,
     ExchangeRequested,
@@ -121,6 +122,9 @@ class EventMapper(Mapper[str]):
                 values.update(_places_of(event))
             elif event.message_id[:MOMENT_CHARS] != event.event_id[:MOMENT_CHARS]:  # it was made before, for a stream
                 values["addresses"] = addresses_of((event.message_id,), event.timestamp)
+        elif type(event) is ConversationStarted:
+            if event.origin:
+                values["addresses"] = addresses_of(ids_of_thread(event.key, event.origin), event.timestamp)
         elif isinstance(event, KEYED) and event.idempotency_key is not None:
             values["idempotency_key"] = indexed(event.idempotency_key)
         elif type(event) is MessageDescribed:
@@ -151,16 +155,41 @@ def _places_of(event: MessageJournaled) -> dict[str, Any]:
     fingerprint = fingerprint_of_event(event) if key is not None else None
     addresses: tuple[str, ...] = ()
     if event.source == Source.IMPORT:
-        given = event.origin.get("message_id")
+        given = ids_of_message(event.origin)
         # Most ids are made for the import, in the millisecond of the event's own one.
         is_made = event.message_id[:MOMENT_CHARS] == event.event_id[:MOMENT_CHARS]
-        if not is_made or given is not None:
-            addresses = addresses_of((given,) if is_made else (event.message_id, given), event.timestamp)
+        if not is_made or given:
+            addresses = addresses_of(given if is_made else (event.message_id, *given), event.timestamp)
     return {
         "idempotency_key": indexed(key) if key is not None else None,
         "fingerprint": fingerprint,
         "addresses": addresses,
     }
+
+
+def ids_of_message(origin: Mapping[str, Any]) -> tuple[object, ...]:
+    """Return the ids by which the source knows an imported message: its own, and those of its run and its run step.
+
+    The ids of runs that wrote nothing, which are kept with the message before them, are among them.
+    """
+    if not origin:
+        return ()
+    found = [origin[name] for name in ("message_id", "run_id", "step_id") if name in origin]
+    return (*found, *_ids_of_runs(origin)) if "runs" in origin else tuple(found)
+
+
+def ids_of_thread(key: str, origin: Mapping[str, Any]) -> tuple[object, ...]:
+    """Return the ids by which the source knows a thread and its first runs; not that of the thread if it is the key."""
+    from ..conversation.tenants import key_in_tenant, tenant_of  # few conversations have an origin
+
+    thread_id = origin.get("thread_id")
+    is_key = key_in_tenant(tenant_of(key), key) == thread_id
+    return (*(() if is_key else (thread_id,)), *_ids_of_runs(origin))
+
+
+def _ids_of_runs(origin: Mapping[str, Any]) -> list[object]:
+    runs = origin.get("runs")
+    return [each.get("id") for each in runs if isinstance(each, dict)] if isinstance(runs, list) else []
 
 
 def described_address(name: str) -> str:

@@ -209,3 +209,29 @@ def test_memory_does_not_grow_with_the_file(command: Command, tmp_path: Path) ->
             tracemalloc.stop()
         assert count == threads * 100
     assert peaks[1] < 1.5 * peaks[0]
+
+
+ASSISTANT = {"id": "asst_1", "object": "assistant", "created_at": 1, "model": "m", "tools": [{"type": "file_search"}]}
+
+
+def test_assistants_and_threads_are_imported_for_a_tenant_and_what_is_not_used_is_said(
+    command: Command, tmp_path: Path
+) -> None:
+    path = tmp_path / "dump.json"
+    path.write_text(json.dumps({"assistants": [ASSISTANT], "threads": [{"id": "thread_a", "messages": [MESSAGE]}]}))
+    done = command("import", str(path), "--tenant", "acme")
+    assert done.code == 0
+    assert f"{path} is read as threads" in done.err
+    assert "2 imported, 0 extended, 0 unchanged, 0 failed; 1 messages journaled" in done.err
+    assert "omitted or converted: 1 tool:file search" in done.err
+    assert [each["key"] for each in command("list", "-o", "json").json] == ["tenant:acme/thread_a"]
+    again = command("import", str(path), "--tenant", "acme", "-o", "json")
+    assert [each["state"] for each in again.json] == ["unchanged"] * 2
+
+
+@pytest.mark.parametrize("tenant", ["", "Acme", "a/b"])
+def test_a_name_that_no_tenant_has_is_refused_before_anything_is_read(
+    command: Command, tmp_path: Path, tenant: str
+) -> None:
+    done = command("import", str(tmp_path / "none.json"), "--tenant", tenant)
+    assert (done.code, "is not the name of a tenant: use 1 to 63" in done.err) == (2, True)
