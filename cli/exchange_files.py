@@ -77,8 +77,8 @@ def import_(
     """Import conversations from FILE, or from live threads with --threads.
 
     FILE may be - for standard input; gzip files are decompressed. Formats: jsonl (one conversation per line), threads
-    (messages of Assistants threads and assistants as the API lists them), chatgpt and claude (conversations.json of a data export, or
-    its zip), agents-sqlite (a session database of the OpenAI Agents SDK).
+    (messages of Assistants threads, and assistants, as the API lists them), chatgpt and claude (conversations.json of
+    a data export, or its zip), agents-sqlite (a session database of the OpenAI Agents SDK).
 
     Importing the same file again changes nothing; new messages are added. Damaged messages are repaired, or omitted and
     counted. A line or conversation of which nothing can be read is reported with its number, and the others are imported

@@ -15,6 +15,7 @@ from threadledger.adapters import import_found, import_source
 from threadledger.domain.conversation import events as e
 from threadledger.domain.conversation.messages import Source
 from threadledger.domain.conversation.parsing import text_message
+from threadledger.domain.journal import noted_row
 from threadledger.domain.ledger import AssistantRecord, AssistantStore, Ledger
 
 from .importing import end, imported, said, states, written
@@ -302,6 +303,20 @@ def test_every_id_of_the_source_finds_its_event(open_any_store: Callable[[], Led
         "run_3": [6],
     }
     assert {stream for places in found.values() for stream, _ in places} == {"conversation:anna"}
+
+
+def test_rows_of_earlier_schemas_get_the_same_addresses_in_an_upgrade(ledger: Ledger, tmp_path: Path) -> None:
+    imported(ledger, written(tmp_path / "d.json", THREAD))
+    rows = [row for row in ledger.journal.recorder.rows() if row[3] == "MessageJournaled"]  # type: ignore[attr-defined]
+    found = [noted_row(row).addresses for row in rows]
+    assert found == [
+        ("msg_1",),
+        ("run_1", "step_1"),
+        ("run_1", "step_1"),
+        ("msg_2", "run_1", "step_2"),
+        ("msg_3", "run_2", "run_3"),
+        ("msg_4",),
+    ]
 
 
 def test_a_thread_whose_id_is_the_key_has_no_address(ledger: Ledger, tmp_path: Path) -> None:
