@@ -124,7 +124,7 @@ class EventMapper(Mapper[str]):
                 values["addresses"] = addresses_of((event.message_id,), event.timestamp)
         elif type(event) is ConversationStarted:
             if event.origin:
-                values["addresses"] = addresses_of(ids_of_thread(event.key, event.origin), event.timestamp)
+                values["addresses"] = addresses_of(ids_of_thread(event.origin), event.timestamp)
         elif isinstance(event, KEYED) and event.idempotency_key is not None:
             values["idempotency_key"] = indexed(event.idempotency_key)
         elif type(event) is MessageDescribed:
@@ -178,13 +178,9 @@ def ids_of_message(origin: Mapping[str, Any]) -> tuple[object, ...]:
     return (*found, *_ids_of_runs(origin)) if "runs" in origin else tuple(found)
 
 
-def ids_of_thread(key: str, origin: Mapping[str, Any]) -> tuple[object, ...]:
-    """Return the ids by which the source knows a thread and its first runs; not that of the thread if it is the key."""
-    from ..conversation.tenants import key_in_tenant, tenant_of  # few conversations have an origin
-
-    thread_id = origin.get("thread_id")
-    is_key = key_in_tenant(tenant_of(key), key) == thread_id
-    return (*(() if is_key else (thread_id,)), *_ids_of_runs(origin))
+def ids_of_thread(origin: Mapping[str, Any]) -> tuple[object, ...]:
+    """Return the ids by which the source knows a thread, if its conversation has another key, and its first runs."""
+    return (origin.get("thread_id"), *_ids_of_runs(origin))
 
 
 def _ids_of_runs(origin: Mapping[str, Any]) -> list[object]:
