@@ -344,16 +344,16 @@ def submit_tool_outputs(served: Served, call: ServedCall) -> Json | EventStream:
     """Journal the results of all calls of a run in one commit, and continue it (POST …/submit_tool_outputs)."""
     found = find_run(served, call)
     validation.flag(call.body, "stream")
-    outputs = bodies.tool_outputs(call.body)
     thread, run = found.thread, found.run
-    results = [thread.journal.keep(Message(Role.TOOL, text, tool_call_id=name)) for name, text in outputs.items()]
     earlier = thread.journal.keyed(thread.key, call.idempotency_key) if call.repeated else None
     if earlier is None:
+        outputs = outputs_in(call.body, run.pending)
         if run.status != "requires_action":
             raise bad_request(f'Runs in status "{run.status}" do not accept tool outputs.')
         expected = run.pending
         if sorted(outputs) != sorted(expected):
             raise bad_request(f"Expected tool outputs for call_ids {expected}, got {list(outputs)}")
+        results = [thread.journal.keep(Message(Role.TOOL, text, tool_call_id=name)) for name, text in outputs.items()]
         _store_results(served, call, found, results)
     found = found_again(served, found)
     call.headers[POLL_HEADER] = str(POLL_AFTER_MS)
@@ -364,6 +364,24 @@ def submit_tool_outputs(served: Served, call: ServedCall) -> Json | EventStream:
         return shown
     steps = [each for each in steps_of(found.run, shown) if each["type"] == "tool_calls"]
     return run_stream(call, served, found, live, [("thread.run.step.completed", each) for each in steps[-1:]])
+
+
+def outputs_in(body: Json, pending: Sequence[str]) -> dict[str, str]:
+    """Return the submitted outputs by the ids of their calls.
+
+    The API requires neither field of an output. Without an id it answers the only call in `pending`; without a text it is empty.
+    """
+    given: list[Json] = []
+    for index, each in enumerate(validation.array(body.get("tool_outputs"), "tool_outputs")):
+        output = {
+            name: value
+            for name, value in validation.an_object(each, f"tool_outputs[{index}]").items()
+            if value is not None
+        }
+        given.append({"output": ""} | output)
+    if len(given) == len(pending) == 1:
+        given[0].setdefault("tool_call_id", pending[0])
+    return bodies.tool_outputs({"tool_outputs": given})
 
 
 def found_again(served: Served, found: FoundRun) -> FoundRun:
