@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from threadledger.adapters import load_settings
 from threadledger.adapters.server import Served, Server, ServeSettings, open_server
 from threadledger.adapters.server.runner import Runner
 
+from .chat_only import ChatOnly
 from .speaking import Keys, until
 
 
@@ -70,6 +72,34 @@ def client(server: Server) -> Iterator[OpenAI]:
     """Return the provider's SDK, pointed at the server; it repeats nothing by itself."""
     with OpenAI(base_url=server.base_url, api_key="any", max_retries=0) as sdk:
         yield sdk
+
+
+@pytest.fixture
+def upstream() -> Iterator[ChatOnly]:
+    """Run a provider that serves Chat Completions and nothing else."""
+    with ChatOnly() as running:
+        yield running
+
+
+@pytest.fixture
+def open_api(upstream: ChatOnly, db_url: str) -> Iterator[Callable[..., Server]]:
+    """Yield a function that serves a ledger whose only provider is `upstream`: `open_api("[serve]\\nhosted_tools = 'drop'")`."""
+    from threadledger.adapters import open_ledger
+
+    opened: list[Any] = []
+
+    def start(config: str = "", **settings: Any) -> Server:
+        Path("threadledger.toml").write_text(config, encoding="utf-8")
+        given = {"db": db_url, "openai_api_key": "sk-test", "openai_base_url": upstream.base_url, "threads": "none"}
+        loaded = load_settings(**given | {"backends": ("chat",)} | settings)
+        ledger = open_ledger(loaded, wait=lambda seconds: None)
+        server = open_server(ledger, loaded, port=0).start()
+        opened.extend([ledger.close, server.stop])
+        return server
+
+    yield start
+    for close in reversed(opened):
+        close()
 
 
 @pytest.fixture

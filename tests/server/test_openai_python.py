@@ -1,0 +1,91 @@
+"""Run openai-python's own tests of its resources against the server: they come from its sdist, and get real ids (`real_ids.py`)."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tarfile
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .chat_only import ChatOnly
+from .downloads import cached, run
+
+SOAK = "THREADLEDGER_SOAK" in os.environ
+BETA = "tests/api_resources/beta"
+ASSISTANTS = (
+    *(f"{BETA}/test_assistants.py", f"{BETA}/test_threads.py"),
+    *(f"{BETA}/threads/test_messages.py", f"{BETA}/threads/test_runs.py", f"{BETA}/threads/runs/test_steps.py"),
+)
+CHAT = ("tests/api_resources/chat/test_completions.py", "tests/api_resources/chat/completions/test_messages.py")
+ASSISTANTS_MIN, CHAT_MIN = 232, 50
+"""Number of tests of the blocking client that pass at least, in openai 3.54; the awaiting one has as many."""
+
+SECONDS_MAX = 300.0
+
+
+@pytest.fixture
+def sdk_tests() -> Path:
+    """Return a folder with the tests of the installed openai-python."""
+    wanted = f"openai=={version('openai')}"
+
+    def fill(place: Path) -> None:
+        options = ("--no-deps", "--no-binary", "openai", "--retries", "1", "--disable-pip-version-check", "-q")
+        run(sys.executable, "-m", "pip", "download", *options, wanted, cwd=place)
+        (archive,) = place.glob("openai-*.tar.gz")
+        with tarfile.open(archive) as packed:
+            for member in packed.getmembers():
+                _, _, member.name = member.name.partition("/")
+                if member.name == "pyproject.toml" or member.name.startswith("tests/"):
+                    packed.extract(member, place, filter="data")
+
+    return cached(f"openai-python-{version('openai')}", fill)
+
+
+def outcomes(folder: Path, base_url: str, result: Path, tests: tuple[str, ...], selection: str) -> Any:
+    """Run tests in a process of their own, and return `{"passed": [names], "failed": {name: why}}`."""
+    plugins = ("-p", "no:cacheprovider", "-p", "pytest_asyncio.plugin", "-p", "real_ids")
+    command = [sys.executable, "-m", "pytest", "-q", "-o", "addopts=", "--tb=short", *plugins, "-k", selection, *tests]
+    env = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    env |= {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONPATH": str(Path(__file__).parent)}
+    env |= {"TEST_API_BASE_URL": base_url, "REAL_IDS_RESULTS": str(result)}
+    ended = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=SECONDS_MAX)
+    assert result.exists(), ended.stdout + ended.stderr
+    return json.loads(result.read_text(encoding="utf-8"))
+
+
+def selections() -> list[Any]:
+    """Return the clients whose tests run: the blocking one, in a soak also the awaiting one."""
+    awaiting = pytest.mark.skipif(not SOAK, reason="the awaiting client is tested in `make soak`")
+    return [
+        pytest.param("not Async", id="blocking"),
+        pytest.param("Async and not aiohttp", id="awaiting", marks=awaiting),
+    ]
+
+
+@pytest.mark.parametrize("selection", selections())
+def test_the_sdk_passes_all_its_own_tests_of_assistants(
+    open_api: Callable[..., Any], upstream: ChatOnly, sdk_tests: Path, tmp_path: Path, selection: str
+) -> None:
+    upstream.calls_functions = True
+    server = open_api("[serve]\nhosted_tools = 'drop'\n")
+    found = outcomes(sdk_tests, server.base_url, tmp_path / "outcomes.json", ASSISTANTS, selection)
+    assert found["failed"] == {}
+    assert len(found["passed"]) >= ASSISTANTS_MIN
+    assert upstream.other_paths == []
+
+
+@pytest.mark.parametrize("selection", selections())
+def test_the_sdk_passes_its_own_tests_of_chat_completions(
+    open_api: Callable[..., Any], upstream: ChatOnly, sdk_tests: Path, tmp_path: Path, selection: str
+) -> None:
+    server = open_api("[serve]\nhosted_tools = 'drop'\n")
+    found = outcomes(sdk_tests, server.base_url, tmp_path / "outcomes.json", CHAT, selection)
+    assert len(found["passed"]) >= CHAT_MIN, found["failed"]
+    assert upstream.other_paths == []
