@@ -25,8 +25,14 @@ def run_page(served: Served, call: ServedCall) -> Json:
     named = {uuid_in(RUN, each) or "" for each in (query.after, query.before) if each}
     ids = _exchanges(thread.lookups(), low or 0, high, named, newest_first=query.reads_newest_first)
     found: Iterator[FoundRun | None] = (found_run(thread, each) for each in ids)
-    runs = [each.object() for each in islice(filter(None, found), query.limit + 1)]
-    return page_of(runs, query)
+    runs = (each for each in found if each is not None and _is_between(each, low, high))
+    return page_of([each.object() for each in islice(runs, query.limit + 1)], query)
+
+
+def _is_between(found: FoundRun, low: int | None, high: int | None) -> bool:
+    """Return whether a run began between two versions: of one that began before, later events may be between them."""
+    begun = found.run.begun_version
+    return begun is not None and (low is None or begun > low) and (high is None or begun < high)
 
 
 def _version_of(thread: FoundThread, run_id: str) -> int:

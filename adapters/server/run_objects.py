@@ -88,6 +88,12 @@ class ServedRun:
         return self.requested.deadline if self.requested is not None and not self.rerun_id else None
 
     @property
+    def begun_version(self) -> int | None:
+        """Return the version of the event that gives it its place in a list of runs; None if there is no such event."""
+        begun = self.requested or next(iter(self.started), None)
+        return begun.originator_version if begun is not None else None
+
+    @property
     def pending(self) -> list[str]:
         """Return the ids of the calls whose results are missing."""
         return [] if self.ended else [each for each in self.waits_for if each not in self.results]

@@ -267,10 +267,7 @@ def first_version(thread: FoundThread, run_id: str) -> int | None:
     """Return the version of the event with which a run began, in a list of runs; None if there is no such run."""
     exchange_id = uuid_in(RUN, run_id)
     found = found_run(thread, exchange_id) if exchange_id is not None else None
-    if found is None:
-        return None
-    begun = found.run.requested or next(iter(found.run.started), None)
-    return begun.originator_version if begun is not None else None
+    return found.run.begun_version if found is not None else None
 
 
 def _found(thread: FoundThread, run: ServedRun) -> FoundRun:
