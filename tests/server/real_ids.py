@@ -4,7 +4,7 @@ Those tests were written for a mock that accepts any id, and ask for `thread_id`
 when it asks for one. Only ids are replaced: paths, the values of `after`, `before` and `run_id` in queries, and two fields
 of bodies.
 
-    TEST_API_BASE_URL=http://127.0.0.1:8731/v1 PYTHONPATH=tests/server python -m pytest -p real_ids tests/api_resources/beta/test_threads.py
+    TEST_API_BASE_URL=http://127.0.0.1:8731/v1 PYTHONPATH=tests/server python -m pytest -p real_ids tests/api_resources/beta
 
 The server's model must answer an offered function with a call.
 """

@@ -1,0 +1,90 @@
+// An app on OpenAI's Node SDK, as one that was written for the Assistants API: it prints what it saw as one JSON object.
+//
+//     OPENAI_PACKAGE=…/node_modules/openai OPENAI_BASE_URL=http://127.0.0.1:8731/v1 node node_client.mjs
+import { join } from "node:path";
+import { pathToFileURL } from "node:url";
+
+const { default: OpenAI } = await import(pathToFileURL(join(process.env.OPENAI_PACKAGE, "index.mjs")));
+const client = new OpenAI({ apiKey: "any", maxRetries: 0 });
+const { assistants, threads } = client.beta;
+const weather = {
+  type: "function",
+  function: { name: "weather", parameters: { type: "object", properties: { place: { type: "string" } } } },
+};
+const saw = {};
+const textOf = (message) => message.content.map((part) => part.text.value).join("");
+
+async function eventsOf(stream) {
+  const names = [];
+  let text = "";
+  stream.on("textDelta", (delta) => (text += delta.value));
+  for await (const event of stream) names.push(event.event);
+  return { names, text, run: await stream.finalRun() };
+}
+
+// A run that is polled
+const plain = await assistants.create({ model: "gpt-4o", name: "John", metadata: { team: "a" } });
+const thread = await threads.create({ metadata: { customer: "42" } });
+await threads.messages.create(thread.id, { role: "user", content: "Hello" });
+const polled = await threads.runs.createAndPoll(thread.id, { assistant_id: plain.id });
+saw.polled = { status: polled.status, usage: polled.usage.total_tokens > 0 };
+
+// A streamed run that calls a function
+const caller = await assistants.create({ model: "gpt-4o", tools: [weather] });
+await threads.messages.create(thread.id, { role: "user", content: "How is the weather?" });
+const asked = await eventsOf(threads.runs.stream(thread.id, { assistant_id: caller.id }));
+const calls = asked.run.required_action.submit_tool_outputs.tool_calls;
+saw.asked = { names: asked.names, status: asked.run.status, call: calls[0].function };
+const outputs = calls.map((call) => ({ tool_call_id: call.id, output: "sunny" }));
+const told = await eventsOf(
+  threads.runs.submitToolOutputsStream(asked.run.id, { thread_id: thread.id, tool_outputs: outputs }),
+);
+saw.told = { names: told.names, text: told.text, status: told.run.status, same: told.run.id === asked.run.id };
+
+// A thread and a run at once, with results that are polled
+const begun = await threads.createAndRunPoll({
+  assistant_id: caller.id,
+  thread: { messages: [{ role: "user", content: "And in Lyon?" }] },
+});
+const [begunCall] = begun.required_action.submit_tool_outputs.tool_calls;
+const finished = await threads.runs.submitToolOutputsAndPoll(begun.id, {
+  thread_id: begun.thread_id,
+  tool_outputs: [{ tool_call_id: begunCall.id, output: "rain" }],
+});
+saw.begun = { status: begun.status, finished: finished.status };
+
+// A run that is cancelled
+const waiting = await threads.createAndRunPoll({
+  assistant_id: caller.id,
+  thread: { messages: [{ role: "user", content: "And in Oslo?" }] },
+});
+saw.busy = await threads.runs
+  .create(waiting.thread_id, { assistant_id: caller.id })
+  .catch((error) => ({ status: error.status, message: error.message, kind: error.constructor.name }));
+const cancelled = await threads.runs.cancel(waiting.id, { thread_id: waiting.thread_id });
+saw.cancelled = cancelled.status;
+
+// Lists, page by page
+const said = [];
+for await (const message of threads.messages.list(thread.id, { order: "asc", limit: 2 })) {
+  said.push([message.role, textOf(message)]);
+}
+saw.said = said;
+const runs = [];
+for await (const run of threads.runs.list(thread.id, { order: "asc", limit: 1 })) runs.push(run.status);
+saw.runs = runs;
+const steps = [];
+for await (const step of threads.runs.steps.list(told.run.id, { thread_id: thread.id, order: "asc", limit: 1 })) {
+  steps.push(step.type);
+}
+saw.steps = steps;
+const found = [];
+for await (const each of assistants.list({ limit: 1 })) found.push(each.id);
+saw.assistants = found.length === 2 && found[0] === caller.id;
+saw.metadata = (await threads.retrieve(thread.id)).metadata;
+
+// What is gone
+await threads.delete(thread.id);
+saw.gone = await threads.retrieve(thread.id).catch((error) => error.status);
+
+process.stdout.write(JSON.stringify(saw));
