@@ -36,14 +36,14 @@ def create_assistant(served: Served, call: ServedCall) -> Json:
         served,
         call,
     )
-    return assistant_object(_assistants(served, call).create(created, _commit_key(call)))
+    return assistant_object(_assistants(served, call).create(created, call.idempotency_key, call.also))
 
 
 def modify_assistant(served: Served, call: ServedCall) -> Json:
     """Change the given fields of an assistant (POST /assistants/{assistant_id}); the others keep their values."""
     assistant_id = call.ids["assistant_id"]
     changed = _assistants(served, call).modify(
-        call.caller.tenant, assistant_id, lambda record: _changed(record, served, call), _commit_key(call)
+        call.caller.tenant, assistant_id, lambda record: _changed(record, served, call), call.idempotency_key, call.also
     )
     if changed is None:
         raise no_such("assistant", assistant_id)
@@ -110,10 +110,6 @@ def assistant_object(record: AssistantRecord) -> Json:
 
 def _assistants(served: Served, call: ServedCall) -> AssistantStore:
     return AssistantStore(served.ledger_of(call.caller).journal)
-
-
-def _commit_key(call: ServedCall) -> str:
-    return f"api:{call.request_key}"
 
 
 def _changed(record: AssistantRecord, served: Served, call: ServedCall) -> AssistantRecord:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import select
 import sys
 from typing import Any
 
@@ -73,7 +74,20 @@ class ClientConnection(H11Protocol):
         """Wait until the system has accepted what was sent of an answer, and return whether the client was connected."""
         if self.flow.write_paused:
             await self.flow.drain()
-        return not self._is_broken and (cycle.response_complete or not cycle.disconnected)
+        is_connected = not self._is_broken and (cycle.response_complete or not cycle.disconnected)
+        return is_connected and not self._was_reset()
+
+    def _was_reset(self) -> bool:
+        """Return whether the client has refused what was sent, also if the event loop has not noticed it yet.
+
+        A client that closes its connection without reading the answer resets it; one that has read it does not.
+        """
+        socket = self.transport.get_extra_info("socket")
+        if socket is None or socket.fileno() < 0 or not hasattr(select, "poll"):
+            return False
+        poll = select.poll()
+        poll.register(socket.fileno(), 0)
+        return any(state & select.POLLERR for _, state in poll.poll(0))
 
     def _start_timer(self) -> None:
         self._stop_timer()

@@ -249,9 +249,7 @@ def run_object(run: ServedRun, thread_id: str, profile: Profile | None) -> Json:
     assistant["response_format"] = settings.get("response_format", "auto")
     instructions, tools = (profile.instructions, profile.tools) if profile is not None else ("", [])
     created = seconds(run.created_at) if run.created_at is not None else 0
-    made = objects.run(
-        run.name, created, thread_id, assistant, body, instructions=instructions, tools=tools
-    )
+    made = objects.run(run.name, created, thread_id, assistant, body, instructions=instructions, tools=tools)
     return made | _state_of(run)
 
 

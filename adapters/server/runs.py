@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import islice
 
 from threadledger.domain.conversation import Conversation, Profile, parse_profile, stream_of
 from threadledger.domain.conversation import events as e
@@ -244,7 +243,7 @@ def find_run(served: Served, call: ServedCall) -> FoundRun:
 
 def found_run(thread: FoundThread, exchange_id: str) -> FoundRun | None:
     """Return the run of an exchange; None if the conversation has none with this id."""
-    version = min((each.originator_version for each in islice(_of_exchange(thread, exchange_id), 3)), default=None)
+    version = thread.lookups().first_of_exchange(exchange_id)
     if version is None:
         return None
     run = folded_run(thread.journal.history(thread.key, version - 1), exchange_id, thread.key)
@@ -276,13 +275,6 @@ def _found(thread: FoundThread, run: ServedRun) -> FoundRun:
     profile_hash = run.requested.profile_hash if run.requested is not None else None
     profile_hash = profile_hash or (run.started[-1].profile_hash if run.started else None)
     return FoundRun(thread, run, thread.journal.profile(profile_hash))
-
-
-def _of_exchange(thread: FoundThread, exchange_id: str) -> Iterator[e.Event]:
-    kinds = (e.MessageJournaled, e.ExchangeRequested, e.RunStarted)
-    for event in thread.lookups().near(exchange_id):
-        if isinstance(event, kinds) and event.exchange_id == exchange_id:
-            yield event
 
 
 def retrieve(served: Served, call: ServedCall) -> Json:

@@ -523,10 +523,15 @@ class Journal(Application[str]):
         head = StreamHead(event.originator_id, event.originator_version, STATE_SCHEMA, "{}")
         self._insert(Appending([self._mapper.to_stored_event(event)], [head]))
 
-    def append(self, stream: str, decide: Callable[[StreamHead | None], tuple[e.Event, StreamHead] | None]) -> None:
+    def append(
+        self,
+        stream: str,
+        decide: Callable[[StreamHead | None], tuple[e.Event, StreamHead] | None],
+        also: Also | None = None,
+    ) -> None:
         """Append one event, or none, to a stream that is not a conversation, together with its new head.
 
-        `decide` may be called again with a newer head.
+        `decide` may be called again with a newer head. `also` writes notes in the same transaction.
         """
 
         def decide_append(head: StreamHead | None) -> Appending:
@@ -535,7 +540,7 @@ class Journal(Application[str]):
                 decided = (replace(decided[0], actor=self.actor), decided[1])
             return Appending([self._mapper.to_stored_event(decided[0])], [decided[1]]) if decided else Appending()
 
-        self._log.append(stream, decide_append)
+        self._log.append(stream, decide_append, also)
 
     def stream(self, stream: str, topics: Sequence[str] = ()) -> Iterator[e.Event]:
         """Return the events of any stream, oldest first."""

@@ -40,6 +40,21 @@ class Lookups:
 
         An id of another kind is near nothing.
         """
+        for events in self._around(wanted_id):
+            yield from events
+
+    def first_of_exchange(self, exchange_id: str) -> int | None:
+        """Return the version of the first event of an exchange: its question, its request or its run; None if there is none."""
+        kinds = (e.MessageJournaled, e.ExchangeRequested, e.RunStarted)
+        for events in self._around(exchange_id):
+            own = (each for each in events if isinstance(each, kinds) and each.exchange_id == exchange_id)
+            version = min((each.originator_version for each in own), default=None)
+            if version is not None:
+                return version
+        return None
+
+    def _around(self, wanted_id: str) -> Iterator[list[e.Event]]:
+        """Yield the events around the time of an id in growing steps, each with those before and after the ones so far."""
         moment = moment_of_id(wanted_id)
         if moment is None:
             return
@@ -51,8 +66,11 @@ class Lookups:
         step = ROWS_AT_FIRST
         while low > first or high < last:
             before, after = max(low - step, first), min(high + step, last)
-            for begin, end in ((high, after), (before, low)):
-                yield from map(restore, self._log.stream_rows(stream, begin, end, page=step, changed=refuse_changed))
+            rows = (
+                self._log.stream_rows(stream, begin, end, page=step, changed=refuse_changed)
+                for begin, end in ((before, low), (high, after))
+            )
+            yield [*map(restore, chain.from_iterable(rows))]
             low, high, step = before, after, min(step * 2, ROWS_AT_ONCE)
 
     def requests_between(self, low: int, high: int) -> Iterator[e.ExchangeRequested]:

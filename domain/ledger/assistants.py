@@ -20,7 +20,7 @@ from ..journal import StreamHead
 from ..limits import DECIDE_ATTEMPTS_MAX
 
 if TYPE_CHECKING:
-    from ..journal import Journal
+    from ..journal import Also, Journal
 
 Stored = TypeVar("Stored", e.AssistantDefined, e.AssistantDeleted)
 
@@ -60,8 +60,12 @@ class AssistantStore:
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
 
-    def create(self, record: AssistantRecord, idempotency_key: str | None = None) -> AssistantRecord:
+    def create(
+        self, record: AssistantRecord, idempotency_key: str | None = None, also: Also | None = None
+    ) -> AssistantRecord:
         """Store a new assistant and return it. With the key of an earlier call, return what that one stored.
+
+        `also` writes notes in the same transaction.
 
         Raises:
             IdempotencyConflict: the key was used for another assistant.
@@ -69,7 +73,7 @@ class AssistantStore:
             InvalidInput, InvalidProfile: the id cannot be stored, or a tool holds a secret.
         """
         stream = assistant_stream(record.tenant, record.assistant_id)
-        stored = self._store(stream, None, record, idempotency_key)
+        stored = self._store(stream, None, record, idempotency_key, also)
         if stored is not None:
             return stored
         known = self._keyed(stream, idempotency_key)
@@ -83,7 +87,12 @@ class AssistantStore:
         return known
 
     def modify(
-        self, tenant: str, assistant_id: str, change: Change, idempotency_key: str | None = None
+        self,
+        tenant: str,
+        assistant_id: str,
+        change: Change,
+        idempotency_key: str | None = None,
+        also: Also | None = None,
     ) -> AssistantRecord | None:
         """Change an assistant and return it; None if there is none. Two writers at once do not lose a change.
 
@@ -104,7 +113,7 @@ class AssistantStore:
             changed = replace(change(record), tenant=tenant, assistant_id=assistant_id, created_at=record.created_at)
             if _content(changed) == _content(record):
                 return record
-            stored = self._store(stream, record, changed, idempotency_key)
+            stored = self._store(stream, record, changed, idempotency_key, also)
             if stored is not None:
                 return stored
         raise _overtaken(assistant_id)
@@ -172,6 +181,7 @@ class AssistantStore:
         before: e.Event | AssistantRecord | None,
         record: AssistantRecord,
         idempotency_key: str | None,
+        also: Also | None = None,
     ) -> AssistantRecord | None:
         """Store a definition and return it; None if the newest event of the stream is not the one given as `before`."""
         profile_hash = self._journal.define_profile(record.profile)
@@ -190,12 +200,13 @@ class AssistantStore:
             idempotency_key=idempotency_key,
         )
         if isinstance(before, e.Event):
-            stored = self._append(defined, before.originator_version, before.timestamp)
+            version, since = before.originator_version, before.timestamp
         else:
-            stored = self._append(defined, before.version if before else 0, before.changed_at if before else None)
+            version, since = (before.version, before.changed_at) if before else (0, None)
+        stored = self._append(defined, version, since, also)
         return replace(_record(DefinedAssistant(stored, None)), profile=record.profile) if stored is not None else None
 
-    def _append(self, event: Stored, version: int, since: datetime | None) -> Stored | None:
+    def _append(self, event: Stored, version: int, since: datetime | None, also: Also | None = None) -> Stored | None:
         """Append an event to a stream of this version, not earlier than `since`; return None if it has another version."""
         stored: list[Stored] = []
 
@@ -207,7 +218,7 @@ class AssistantStore:
             stored.append(with_fields(event, originator_version=version + 1, timestamp=at, event_id=new_id()))
             return stored[0], StreamHead(event.originator_id, version + 1, STATE_SCHEMA, "{}")
 
-        self._journal.append(event.originator_id, decide)
+        self._journal.append(event.originator_id, decide, also)
         return stored[0] if stored else None
 
     def _keyed(self, stream: str, idempotency_key: str | None) -> AssistantRecord | None:

@@ -12,6 +12,7 @@ from freezegun import freeze_time
 
 from threadledger.adapters.server import Caller, Served, ServedCall, ServeSettings
 from threadledger.adapters.server.assistants import HANDLERS_OF_ASSISTANTS
+from threadledger.adapters.server.runner import Runner
 from threadledger.adapters.wire import APIS, ApiError
 from threadledger.adapters.wire.routes import ROUTES
 from threadledger.domain.conversation.events import AssistantDefined
@@ -37,7 +38,7 @@ class Api:
     """Call the handlers as the server does."""
 
     def __init__(self, ledger: Ledger, hosted_tools: str = "refuse") -> None:
-        self.served = Served(ledger, ServeSettings(hosted_tools))
+        self.served = Served(ledger, ServeSettings(hosted_tools), Runner(ledger))
         self.requests = 0
 
     def __call__(

@@ -46,7 +46,9 @@ def events_in(lines: Iterator[str]) -> Iterator[tuple[str, Any]]:
             yield name, data if data == "[DONE]" else json.loads(data)
 
 
-def streamed(server: Any, path: str, body: Any, seen: Callable[[str, Any], None] = lambda *_: None) -> list[tuple[str, Any]]:
+def streamed(
+    server: Any, path: str, body: Any, seen: Callable[[str, Any], None] = lambda *_: None
+) -> list[tuple[str, Any]]:
     """Return all events of the stream that answers a POST; `seen` is called with each as it arrives."""
     found: list[tuple[str, Any]] = []
     with httpx2.stream("POST", f"{server.base_url}{path}", json={**body, "stream": True}, timeout=30) as response:

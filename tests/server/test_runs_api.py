@@ -122,7 +122,10 @@ def test_a_run_waits_for_the_results_of_functions_and_continues(app: App, simula
     assert (done.status, done.id, done.required_action) == ("completed", run.id, None)
     assert app.said == ["Hello", "It is sunny."]
     steps = app.runs.steps.list(run.id, thread_id=app.thread.id, order="asc").data
-    assert [(each.type, each.status) for each in steps] == [("tool_calls", "completed"), ("message_creation", "completed")]
+    assert [(each.type, each.status) for each in steps] == [
+        ("tool_calls", "completed"),
+        ("message_creation", "completed"),
+    ]
     assert steps[0].step_details.tool_calls[0].function.output == "sunny"  # type: ignore[union-attr]
     assert app.runs.steps.retrieve(steps[0].id, thread_id=app.thread.id, run_id=run.id) == steps[0]
     assert ledger.conversations(pending=True) == []
@@ -133,10 +136,14 @@ def test_results_of_other_calls_or_for_an_ended_run_are_refused(app: App, simula
     simulator.answer(CALL, "It is sunny.")
     run = app.run()
     with pytest.raises(openai.BadRequestError, match="Expected tool outputs for call_ids"):
-        app.runs.submit_tool_outputs(run.id, thread_id=app.thread.id, tool_outputs=[{"tool_call_id": "x", "output": ""}])
+        app.runs.submit_tool_outputs(
+            run.id, thread_id=app.thread.id, tool_outputs=[{"tool_call_id": "x", "output": ""}]
+        )
     app.give(run)
     with pytest.raises(openai.BadRequestError, match='Runs in status "completed" do not accept tool outputs'):
-        app.runs.submit_tool_outputs(run.id, thread_id=app.thread.id, tool_outputs=[{"tool_call_id": "x", "output": ""}])
+        app.runs.submit_tool_outputs(
+            run.id, thread_id=app.thread.id, tool_outputs=[{"tool_call_id": "x", "output": ""}]
+        )
 
 
 def test_nothing_else_happens_in_a_thread_while_a_run_is_active(app: App, simulator: Any) -> None:
@@ -181,25 +188,25 @@ def test_a_rerun_is_a_run_of_its_own(app: App, simulator: Any, ledger: Ledger) -
     assert run.status == "failed"
     ledger.replay.plan_rerun(failed=True).apply()
     assert app.said == ["Hello", "You said: Hello"]
-    assert app.again(run) == run
+    assert app.again(run).model_dump() == run.model_dump()
     [message] = [each for each in app.messages.list(app.thread.id).data if each.role == "assistant"]
     assert message.run_id != run.id
     rerun = app.runs.retrieve(str(message.run_id), thread_id=app.thread.id)
     assert (rerun.status, rerun.id) == ("completed", message.run_id)
 
 
-def test_a_run_falls_back_to_the_next_backend_of_its_route(serving: Callable[..., Any], simulator: Any, tmp_path: Any, monkeypatch: Any) -> None:
+def test_a_run_falls_back_to_the_next_backend_of_its_route(
+    serving: Callable[..., Any], simulator: Any, tmp_path: Any, monkeypatch: Any
+) -> None:
     config = tmp_path / "threadledger.toml"
-    config.write_text(
-        '[serve.models]\n"gpt-4o" = ["responses:dead", "chat:gpt-5.5"]\n', encoding="utf-8"
-    )
+    config.write_text('[serve.models]\n"gpt-4o" = ["responses:dead", "chat:gpt-5.5"]\n', encoding="utf-8")
     simulator.retire_model("dead")
     server = serving(backends=("responses", "chat"), config=config, stateless=True)
     with OpenAI(base_url=server.base_url, api_key="any", max_retries=0) as client:
         app = App(client)
         run = app.run(model="gpt-4o")
         assert (run.status, run.model) == ("completed", "gpt-5.5")
-        assert [each.id for each in client.models.list().data][0] == "gpt-4o"
+        assert next(each.id for each in client.models.list().data) == "gpt-4o"
     ledger = server.served.ledger
     assert [(each.cause, each.next) for each in ledger.failures()] == [("model_unavailable", "fallback")]
 

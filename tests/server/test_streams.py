@@ -437,4 +437,4 @@ def test_a_taken_port_is_refused_in_one_sentence(serve: Serve, ledger: Any) -> N
 
     taken = serve({})
     with pytest.raises(OSError, match=rf"the server cannot listen on 127.0.0.1 port {taken.port}: "):
-        Server(Served(ledger, ServeSettings()), {}, port=taken.port).start()
+        Server(Served(ledger, ServeSettings(), taken.served.runner), {}, port=taken.port).start()
