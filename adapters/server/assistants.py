@@ -109,7 +109,7 @@ def assistant_object(record: AssistantRecord) -> Json:
 
 
 def _assistants(served: Served, call: ServedCall) -> AssistantStore:
-    return AssistantStore(served.ledger_of(call.caller).journal)
+    return AssistantStore(served.journal_of(call.caller))
 
 
 def _changed(record: AssistantRecord, served: Served, call: ServedCall) -> AssistantRecord:

@@ -531,7 +531,7 @@ class Journal(Application[str]):
     ) -> None:
         """Append one event, or none, to a stream that is not a conversation, together with its new head.
 
-        `decide` may be called again with a newer head. `also` writes notes in the same transaction.
+        `decide` may be called again with a newer head; for `also`, see `commit`.
         """
 
         def decide_append(head: StreamHead | None) -> Appending:

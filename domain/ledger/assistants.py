@@ -123,7 +123,7 @@ class AssistantStore:
         stream = assistant_stream(record.tenant, record.assistant_id)
         for _ in range(DECIDE_ATTEMPTS_MAX):
             newest = self._journal.newest_of(stream)
-            stored = self._store(stream, newest, record, None)
+            stored = self._store(stream, newest, record)
             if stored is not None:
                 return stored
         raise _overtaken(record.assistant_id)
@@ -180,7 +180,7 @@ class AssistantStore:
         stream: str,
         before: e.Event | AssistantRecord | None,
         record: AssistantRecord,
-        idempotency_key: str | None,
+        idempotency_key: str | None = None,
         also: Also | None = None,
     ) -> AssistantRecord | None:
         """Store a definition and return it; None if the newest event of the stream is not the one given as `before`."""
@@ -200,10 +200,11 @@ class AssistantStore:
             idempotency_key=idempotency_key,
         )
         if isinstance(before, e.Event):
-            version, since = before.originator_version, before.timestamp
+            stored = self._append(defined, before.originator_version, before.timestamp, also)
+        elif before is not None:
+            stored = self._append(defined, before.version, before.changed_at, also)
         else:
-            version, since = (before.version, before.changed_at) if before else (0, None)
-        stored = self._append(defined, version, since, also)
+            stored = self._append(defined, 0, None, also)
         return replace(_record(DefinedAssistant(stored, None)), profile=record.profile) if stored is not None else None
 
     def _append(self, event: Stored, version: int, since: datetime | None, also: Also | None = None) -> Stored | None:

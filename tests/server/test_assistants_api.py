@@ -53,6 +53,7 @@ class Api:
         self.requests += 1
         call = ServedCall(ids={"assistant_id": assistant_id}, query=query, body=body or {}, caller=caller)
         call.request_key = key or f"request-{self.requests}"
+        call.also = self.served.runner.notes.note(call.request_key, f"of {call.request_key}")
         return HANDLERS_OF_ASSISTANTS[operation](self.served, call)
 
     def create(self, caller: Caller = NONE, key: str | None = None, **body: Any) -> dict[str, Any]:
@@ -152,6 +153,14 @@ def test_a_repeated_request_finds_what_the_first_one_made(api: Api) -> None:
     api("modify_assistant", body={"name": "B"}, key="m2", **path)
     assert api("modify_assistant", body={"name": "A"}, key="m1", **path) == first
     assert api("retrieve_assistant", **path)["name"] == "B"
+
+
+def test_a_request_is_noted_in_the_transaction_of_what_it_stores(api: Api) -> None:
+    created = api.create(key="k")
+    api("modify_assistant", body={"name": "A"}, key="m", assistant_id=created["id"])
+    refused(400, lambda: api("create_assistant", body={}, key="wrong"))
+    notes = api.served.runner.notes
+    assert [notes.fingerprint_of(key) for key in ("k", "m", "wrong")] == ["of k", "of m", None]
 
 
 def test_a_deleted_assistant_and_an_unknown_one_are_404(api: Api) -> None:
