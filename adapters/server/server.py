@@ -111,9 +111,11 @@ class Server:
         """
         listening = self._open()
         listener = self._listener = self._made_listener(announce)
-        asyncio.run(listener.serve([listening]))
-        if not listener.is_forced:
-            self._close()
+        try:
+            asyncio.run(listener.serve([listening]))
+        finally:
+            if not listener.is_forced:
+                self._close()
         return not listener.is_forced
 
     def __enter__(self) -> Self:

@@ -294,8 +294,12 @@ def test_the_time_of_a_request_begins_with_its_own_bytes(serve: Serve) -> None:
         line.sendall(head(server, "GET", "/v1/threads/t"))
         assert read(line).status == 200
         clock.wait(0.2)  # the connection is idle for longer than a request may take
-        line.sendall(head(server, "GET", "/v1/threads/t"))
+        line.sendall(head(server, "POST", "/v1/threads", "Content-Type: application/json", "Content-Length: 2") + b"{}")
         assert read(line).status == 200
+        clock.wait(0.2)
+        line.sendall(b"GET /v1/threads/t HTTP/1.1\r\n")
+        assert read(line).error["code"] == "request_timeout"
+        assert is_closed(line)
 
 
 def test_requests_that_are_sent_ahead_are_answered_in_order(serve: Serve) -> None:
