@@ -38,7 +38,8 @@ class Lookups:
     def near(self, wanted_id: str) -> Iterator[e.Event]:
         """Yield the events that were stored at about the time at which an id was made, the nearest first.
 
-        An id of another kind is near nothing.
+        The nearest ones, on both sides of that time, are in their order: the time of an id is in whole milliseconds, so that the
+        event with which it was stored may be on either side. An id of another kind is near nothing.
         """
         for events in self._around(wanted_id):
             yield from events

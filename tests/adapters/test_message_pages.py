@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 from itertools import product
 
 import pytest
+from freezegun import freeze_time
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from threadledger.domain.conversation.events import MessageJournaled
 from threadledger.domain.errors import InvalidInput, ThreadledgerError
+from threadledger.domain.ids import new_id
 from threadledger.domain.ledger import Ledger
 
 CHANGES = st.lists(
@@ -88,6 +92,23 @@ def test_an_event_is_found_by_the_time_of_its_id(open_any_store: Callable[[], Le
         )
         assert found.originator_version == each.version
     assert list(lookups.near("msg_of_a_provider")) == []
+
+
+def test_events_on_both_sides_of_the_time_of_an_id_are_found_in_their_order(
+    open_any_store: Callable[[], Ledger],
+) -> None:
+    ledger = open_any_store()
+    chat = ledger.conversation("k")
+    with freeze_time("2026-11-30T12:00:00Z") as clock:
+        before = chat.append("user", "before").message_id
+        clock.tick(timedelta(milliseconds=1))
+        made = new_id()
+        clock.tick(timedelta(milliseconds=1))
+        after = [chat.append("user", f"after {number}").message_id for number in range(3)]
+        lookups = ledger.journal.lookups("k")
+        assert lookups is not None
+        found = [event.message_id for event in lookups.near(made) if isinstance(event, MessageJournaled)]
+    assert found == [before, *after]
 
 
 def test_there_is_nothing_to_look_up_in_a_deleted_conversation(open_any_store: Callable[[], Ledger]) -> None:
