@@ -13,7 +13,7 @@ from threadledger.domain.conversation.messages import JournaledMessage, Message,
 from threadledger.domain.conversation.parts import Audio, File, Image, Part, Text
 from threadledger.domain.ids import from_iso
 
-from ..wire import Json, bodies, objects, validation
+from ..wire import Json, bodies, fields, objects, validation
 from .hosted_tools import checked_attachments
 from .ids import wire_id
 from .serve_settings import ServeSettings
@@ -34,6 +34,7 @@ def said(body: Json, settings: ServeSettings, where: str = "") -> tuple[Message,
         ApiError: a 400.
         InvalidMessage: the message cannot be stored.
     """
+    validation.only_known(body, fields.THREAD_MESSAGE_FIELDS, where)
     role, content = bodies.message_role(body, where), bodies.message_content(body, where)
     attachments, _ = checked_attachments(body.get("attachments"), settings, f"{where}attachments")
     metadata = validation.metadata_of(body)

@@ -12,7 +12,7 @@ from typing import Any
 from ..wire import ApiError, Json
 from ..wire.errors import bad_request, missing
 from ..wire.limits import ASSISTANT_TOOLS_MAX
-from ..wire.validation import an_object, array, string
+from ..wire.validation import an_object, array, only_known, string
 from .serve_settings import ServeSettings
 
 FUNCTION = "function"
@@ -67,6 +67,7 @@ def checked_attachments(
     dropped: list[str] = []
     for index, each in enumerate(array(attachments, where) if attachments is not None else []):
         attachment = an_object(each, f"{where}[{index}]")
+        only_known(attachment, ("file_id", "tools"), f"{where}[{index}].")
         _, left_out = checked_tools(attachment.get("tools"), settings, f"{where}[{index}].tools")
         kept.append({**attachment, "tools": []})
         dropped += left_out

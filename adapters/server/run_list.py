@@ -8,10 +8,8 @@ from itertools import islice
 from threadledger.domain.journal.lookups import Lookups
 
 from ..wire import Json
-from ..wire.errors import bad_request
+from ..wire.pages import not_in_list
 from .calls import Served, ServedCall
-from .contents import RUN
-from .ids import uuid_in
 from .pages import PageQuery, page_of
 from .runs import FoundRun, first_version, found_run
 from .threads import FoundThread, find_thread
@@ -20,10 +18,10 @@ from .threads import FoundThread, find_thread
 def run_page(served: Served, call: ServedCall) -> Json:
     """Return a page of the runs of a thread."""
     thread, query = find_thread(served, call), PageQuery.of(call.query)
-    after, before = (_version_of(thread, each) if each else None for each in (query.after, query.before))
+    after = _version_of(thread, query.after, "after") if query.after else None
+    before = _version_of(thread, query.before, "before") if query.before else None
     low, high = (before, after) if query.newest_first else (after, before)
-    named = {uuid_in(RUN, each) or "" for each in (query.after, query.before) if each}
-    ids = _exchanges(thread.lookups(), low or 0, high, named, newest_first=query.reads_newest_first)
+    ids = _exchanges(thread.lookups(), low or 0, high, newest_first=query.reads_newest_first)
     found: Iterator[FoundRun | None] = (found_run(thread, each) for each in ids)
     runs = (each for each in found if each is not None and _is_between(each, low, high))
     return page_of([each.object() for each in islice(runs, query.limit + 1)], query)
@@ -35,18 +33,16 @@ def _is_between(found: FoundRun, low: int | None, high: int | None) -> bool:
     return begun is not None and (low is None or begun > low) and (high is None or begun < high)
 
 
-def _version_of(thread: FoundThread, run_id: str) -> int:
+def _version_of(thread: FoundThread, run_id: str, param: str) -> int:
     version = first_version(thread, run_id)
     if version is None:
-        raise bad_request(f"No run found with id '{run_id}' in this list.", None, "invalid_value")
+        raise not_in_list(run_id, param)
     return version
 
 
-def _exchanges(
-    lookups: Lookups, low: int, high: int | None, named: Iterable[str], *, newest_first: bool
-) -> Iterator[str]:
-    """Yield the ids of the exchanges that began between two versions, which are those of the `named` ones."""
-    seen: set[str] = set(named)
+def _exchanges(lookups: Lookups, low: int, high: int | None, *, newest_first: bool) -> Iterator[str]:
+    """Yield the ids of the exchanges that began, or were continued, between two versions."""
+    seen: set[str] = set()
     waiting: tuple[str, int] | None = None
     for event in lookups.exchange_events(low, high, newest_first=newest_first):
         exchange_id = event.exchange_id
@@ -68,15 +64,15 @@ def step_page(steps: Iterable[Json], query: PageQuery) -> Json:
     ordered = list(steps)
     if query.newest_first:
         ordered.reverse()
-    start = _place(ordered, query.after) + 1 if query.after else 0
-    end = _place(ordered, query.before) if query.before else len(ordered)
+    start = _place(ordered, query.after, "after") + 1 if query.after else 0
+    end = _place(ordered, query.before, "before") if query.before else len(ordered)
     window = ordered[start:end]
     shown = window[-query.limit :] if query.from_end else window[: query.limit]
     return page_of(shown, query, len(window) > len(shown))
 
 
-def _place(ordered: list[Json], step_id: str) -> int:
+def _place(ordered: list[Json], step_id: str, param: str) -> int:
     for place, step in enumerate(ordered):
         if step["id"] == step_id:
             return place
-    raise bad_request(f"No step found with id '{step_id}' in this list.", None, "invalid_value")
+    raise not_in_list(step_id, param)

@@ -126,8 +126,9 @@ def _profile(served: Served, body: Json, assistant: AssistantRecord) -> tuple[Pr
     tools = own.tools
     if body.get("tools") is not None:
         tools, dropped = checked_tools(body["tools"], served.settings, maximum=RUN_TOOLS_MAX)
-        bodies.assistant_tools(tools)
+        bodies.assistant_tools(tools, RUN_TOOLS_MAX)
     choice, left_out = checked_choice(body.get("tool_choice"), tools, served.settings)
+    options.check_options({"tool_choice": choice}, options.RUN_OPTIONS)
     _, resources = checked_resources(body.get("tool_resources"), served.settings)
     base = {"instructions": own.instructions}
     settings = {**own.settings}
@@ -159,6 +160,7 @@ def _check_truncation(body: Json) -> None:
     if strategy is None:
         return
     kind = validation.an_object(strategy, "truncation_strategy").get("type")
+    validation.only_known(strategy, ("type", "last_messages"), "truncation_strategy.")
     validation.one_of(kind, "truncation_strategy.type", ("auto", "last_messages"))
     last = strategy.get("last_messages")
     if kind == "last_messages" and (type(last) is not int or last < 1):

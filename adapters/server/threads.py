@@ -18,8 +18,9 @@ from threadledger.domain.journal import Journal
 from threadledger.domain.journal.descriptions import description_of
 from threadledger.domain.journal.lookups import Lookups
 
-from ..wire import Json, objects, validation
+from ..wire import Json, fields, objects, validation
 from ..wire.errors import bad_request, no_such
+from ..wire.pages import not_in_list
 from . import tenants
 from .calls import Handler, Served, ServedCall
 from .contents import MESSAGE, is_shown, message_object, run_id_of, said, seconds, texts_in
@@ -102,6 +103,7 @@ def create(served: Served, call: ServedCall) -> Json:
 
 def new_thread(served: Served, call: ServedCall, body: Json, where: str = "") -> Begin:
     """Return what a new thread begins with, checked; `where` is put before field names in error messages."""
+    validation.only_known(body, fields.THREAD_FIELDS, where)
     checked_resources(body.get("tool_resources"), served.settings, f"{where}tool_resources")
     given = validation.array(body.get("messages") or [], f"{where}messages")
     return Begin(validation.metadata_of(body), messages_in(served, call, given, f"{where}messages"))
@@ -251,7 +253,8 @@ def list_messages(served: Served, call: ServedCall) -> Json:
         return is_shown(message) and (not run_id or run_id_of(message) == run_id)
 
     after, before = (
-        _find(thread, lookups, each, "in this list").version if each else None for each in (query.after, query.before)
+        _find(thread, lookups, each, name).version if each else None
+        for name, each in (("after", query.after), ("before", query.before))
     )
     found, has_more = lookups.messages(
         wanted, limit=query.limit, newest_first=query.newest_first, after=after, before=before
@@ -307,17 +310,17 @@ def requested_by(lookups: Lookups, exchange_id: str) -> e.ExchangeRequested | No
     return next((event for event in near if event.exchange_id == exchange_id), None)
 
 
-def _find(thread: FoundThread, lookups: Lookups, message_id: str, where: str = "") -> JournaledMessage:
+def _find(thread: FoundThread, lookups: Lookups, message_id: str, param: str = "") -> JournaledMessage:
     """Return a message that the thread shows, by its id or its id in an import.
 
     Raises:
-        ApiError: a 404, or a 400 if it is named by the query of a list.
+        ApiError: a 404, or a 400 if `param` of a list's query names it.
     """
     version = _version_of(thread, lookups, message_id)
     found = lookups.message(version) if version is not None else None
     if found is None or not is_shown(found):
-        if where:
-            raise bad_request(f"Invalid '{message_id}': no object with this id {where}.", None, "invalid_value")
+        if param:
+            raise not_in_list(message_id, param)
         raise no_such("message", message_id)
     return found
 

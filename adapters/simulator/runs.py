@@ -62,8 +62,8 @@ def create_with_thread(store: ProviderStore, call: SimulatedCall) -> Json | Even
     wanted = dict(validation.an_object(body.get("thread") or {}, "thread"))
     if body.get("tool_resources") is not None:
         wanted.setdefault("tool_resources", body["tool_resources"])
-    validation.only_known(wanted, fields.THREAD_FIELDS)
-    thread = new_thread(store, wanted)
+    validation.only_known(wanted, fields.THREAD_FIELDS, "thread.")
+    thread = new_thread(store, wanted, "thread.")
     run = _new_run(store, thread, assistant, body)
     store.threads[thread.object["id"]] = thread
     return _begin_run(store, call, thread, run, ("thread.created", thread.object))

@@ -15,13 +15,17 @@ def create(store: ProviderStore, call: SimulatedCall) -> Json:
     return record.object
 
 
-def new_thread(store: ProviderStore, body: Json) -> SimulatedThread:
-    """Return a checked thread with its first messages, not yet stored by the provider."""
+def new_thread(store: ProviderStore, body: Json, where: str = "") -> SimulatedThread:
+    """Return a checked thread with its first messages, not yet stored by the provider.
+
+    `where` is put before field names in error messages.
+    """
     thread_id, now = store.ids.short("thread_"), store.now()
     metadata = validation.metadata_of(body)
     record = SimulatedThread(objects.thread(thread_id, now, metadata, body.get("tool_resources") or {}))
-    for index, message in enumerate(validation.array(body.get("messages") or [], "messages")):
-        add_message(store, record, validation.an_object(message, f"messages[{index}]"), f"messages[{index}].")
+    for index, message in enumerate(validation.array(body.get("messages") or [], f"{where}messages")):
+        place = f"{where}messages[{index}]"
+        add_message(store, record, validation.an_object(message, place), f"{place}.")
     return record
 
 

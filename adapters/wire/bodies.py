@@ -39,6 +39,7 @@ from .validation import (
     function_name,
     metadata_of,
     one_of,
+    only_known,
     optional_string,
     required_string,
     string,
@@ -76,9 +77,12 @@ def assistant_tools(value: Any, maximum: int = ASSISTANT_TOOLS_MAX) -> list[Json
     tools = array(value, "tools", maximum)
     for index, tool in enumerate(tools):
         where = f"tools[{index}]"
-        if one_of(an_object(tool, where).get("type"), f"{where}.type", ASSISTANT_TOOL_TYPES) == "function":
+        kind = one_of(an_object(tool, where).get("type"), f"{where}.type", ASSISTANT_TOOL_TYPES)
+        only_known(tool, ("type", kind), f"{where}.")
+        if kind == "function":
             function = an_object(tool.get("function"), f"{where}.function")
             required_string(function, "name", f"{where}.function.name")
+            only_known(function, fields.FUNCTION_FIELDS, f"{where}.function.")
     return tools
 
 
@@ -105,6 +109,7 @@ def message_content(body: Json, where: str = "") -> list[Json]:
 
 def _content_part(part: Any, where: str) -> Json:
     kind = one_of(an_object(part, where).get("type"), f"{where}.type", CONTENT_TYPES)
+    only_known(part, ("type", kind), f"{where}.")
     if kind == "text":
         return text_part(required_string(part, "text", f"{where}.text", THREAD_MESSAGE_MAX_CHARS))
     inner = an_object(part.get(kind), f"{where}.{kind}")
@@ -117,6 +122,7 @@ def _content_part(part: Any, where: str) -> Json:
         required_string(inner, "file_id", f"{where}.image_file.file_id")
     if inner.get("detail") is not None:
         one_of(inner["detail"], f"{where}.{kind}.detail", CHAT_IMAGE_DETAILS)
+    only_known(inner, ("url" if kind == "image_url" else "file_id", "detail"), f"{where}.{kind}.")
     return {"type": kind, kind: inner}
 
 
@@ -146,7 +152,8 @@ def tool_outputs(body: Json) -> dict[str, str]:
     outputs: dict[str, str] = {}
     for index, given in enumerate(array(body.get("tool_outputs"), "tool_outputs")):
         where = f"tool_outputs[{index}]"
-        call_id = required_string(an_object(given, where), "tool_call_id", f"{where}.tool_call_id")
+        only_known(an_object(given, where), fields.TOOL_OUTPUT_FIELDS, f"{where}.")
+        call_id = required_string(given, "tool_call_id", f"{where}.tool_call_id")
         outputs[call_id] = required_string(given, "output", f"{where}.output")
     return outputs
 

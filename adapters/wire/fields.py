@@ -29,6 +29,8 @@ RUN_WITH_THREAD_FIELDS = (
     "parallel_tool_calls", "response_format",
 )  # fmt: skip
 TOOL_OUTPUTS_FIELDS = ("tool_outputs", "stream")
+TOOL_OUTPUT_FIELDS = ("tool_call_id", "output")
+FUNCTION_FIELDS = ("name", "description", "parameters", "strict")
 
 CONVERSATION_FIELDS = ("metadata", "items")
 CONVERSATION_ITEMS_FIELDS = ("items",)

@@ -113,12 +113,13 @@ def record(required: Fields, optional: Fields | None = None, *, closed: bool = T
         for name in required:
             if name not in given:
                 raise missing(f"{where}.{name}")
-        for name, each in given.items():
+        for name, each in [*given.items()]:
             field = required.get(name) or others.get(name)
             if field is not None:
                 field(each, f"{where}.{name}")
             elif closed:
                 unknown_field(f"{where}.{name}")
+                del given[name]
 
     return check
 

@@ -27,7 +27,7 @@ _noting: ContextVar[Callable[[str], None] | None] = ContextVar("noting", default
 def unknown_fields_noted(note: Callable[[str], None]) -> Iterator[None]:
     """Ignore fields that the API does not have while the context lasts; `note` is called with each field's full name.
 
-    Without the context, the checks refuse such fields.
+    The checks remove such fields from the body of the request. Without the context, they refuse them.
     """
     token = _noting.set(note)
     try:
@@ -45,11 +45,12 @@ def unknown_field(name: str) -> None:
 
 
 def only_known(body: Json, known: Iterable[str], where: str = "") -> None:
-    """Raise a 400 for a field that the API does not have, or note it; `where` is put before its name."""
+    """Raise a 400 for a field that the API does not have, or note it and remove it; `where` is put before its name."""
     allowed = frozenset(known)
-    for name in body:
+    for name in [*body]:
         if name not in allowed:
             unknown_field(f"{where}{name}")
+            del body[name]
 
 
 def metadata_of(body: Json) -> dict[str, str]:
