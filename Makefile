@@ -60,6 +60,7 @@ bench: $(VENV)/.tested
 	$(BIN)/python benchmarks/store.py $(BENCH)
 	$(BIN)/python benchmarks/exchange.py $(BENCH)
 	$(BIN)/python benchmarks/branches.py $(BENCH)
+	$(BIN)/python benchmarks/serve.py $(BENCH)
 	$(BIN)/python benchmarks/replay.py $(BENCH)
 	$(BIN)/python benchmarks/audit.py $(BENCH)
 	$(BIN)/python benchmarks/bulk.py $(BENCH)

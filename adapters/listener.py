@@ -65,6 +65,7 @@ class Listener(uvicorn.Server):
             server.close()
         for listening in sockets or []:
             listening.close()
+        await _callbacks_called()  # connections that were accepted before are known then
         for connection in list(self.server_state.connections):
             connection.shutdown()
         await self.finish()
@@ -73,8 +74,7 @@ class Listener(uvicorn.Server):
             await asyncio.wait(list(self.server_state.tasks), timeout=CUT_SECONDS)
         for connection in list(self.server_state.connections):
             connection.transport.abort()
-        # Run the loop once, so that closed transports are notified before it ends.
-        await asyncio.sleep(0)
+        await _callbacks_called()
 
     def ask_to_stop(self) -> None:
         """End the server in order; this may be called from any thread, and more than once."""
@@ -86,6 +86,12 @@ class Listener(uvicorn.Server):
             # The loop may have ended already; then there is nothing left to do.
             with contextlib.suppress(RuntimeError):
                 self._loop.call_soon_threadsafe(function)
+
+
+async def _callbacks_called() -> None:
+    """Let the event loop call what is due: it begins accepted connections in three steps and closes aborted ones in one."""
+    for _ in range(3):
+        await asyncio.sleep(0)
 
 
 class ListenerThread:

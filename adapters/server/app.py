@@ -254,7 +254,7 @@ class ServerApp:
                 piece = next(stream.frames, None)
                 if piece is None:
                     return request.from_thread(partial(request.write, b"", last=True))
-                connected = request.from_thread(partial(request.write, piece))
+                connected = not piece or request.from_thread(partial(request.write, piece))
         except Exception as error:  # noqa: BLE001 - it is sent within the stream
             refusal = _refused(error, request.request_id)
             _abandon(stream, "failed", request.request_id)

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -36,19 +36,19 @@ def _frames(
     call: ServedCall, served: Served, found: FoundRun, live: LiveRun | None, first: Sequence[Event]
 ) -> Iterator[bytes]:
     shown = found.object()
-    for name, value in first:
-        yield sse.frame(value, name)
-    yield sse.frame(shown, f"thread.run.{shown['status']}")
+    yield _joined([*first, (f"thread.run.{shown['status']}", shown)])
     said = _Said(found, shown)
     if live is not None:
-        for part in live.listen(call.gone.is_set):
-            for name, value in said.events(part):
-                yield sse.frame(value, name)
+        for parts in live.listen(call.gone.is_set):
+            yield _joined(event for part in parts for event in said.events(part))
         if call.gone.is_set():
             return
-    for name, value in said.end(served):
-        yield sse.frame(value, name)
-    yield sse.frame(sse.DONE, "done")
+    yield _joined(said.end(served)) + sse.frame(sse.DONE, "done")
+
+
+def _joined(several: Iterable[Event]) -> bytes:
+    """Return events as one piece, because each piece is handed over to the connection's event loop."""
+    return b"".join(sse.frame(value, name) for name, value in several)
 
 
 @dataclass

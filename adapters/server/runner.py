@@ -69,8 +69,11 @@ class LiveRun:
             self.parts.append(part)
             self.changed.notify_all()
 
-    def listen(self, stopped: Callable[[], bool] = lambda: False) -> Iterator[Any]:
-        """Yield the parts as they arrive, until the run has ended, or until the listener has `stopped`."""
+    def listen(self, stopped: Callable[[], bool] = lambda: False) -> Iterator[list[Any]]:
+        """Yield the parts as they arrive, those that are there at the same time together.
+
+        It ends when the run has ended, or when the listener has `stopped`.
+        """
         number = 0
         while True:
             with self.changed:
@@ -78,11 +81,14 @@ class LiveRun:
                     if stopped():
                         return
                     self.changed.wait(LOOK_SECONDS)
-                part = self.parts[number]
-            number += 1
-            if part is None:
-                return
-            yield part
+                parts = self.parts[number:]
+            number += len(parts)
+            if parts[-1] is not None:
+                yield parts
+                continue
+            if parts[:-1]:
+                yield parts[:-1]
+            return
 
     @property
     def is_over(self) -> bool:

@@ -48,6 +48,7 @@ class Streaming:
     """A handler of completions whose frames are released one by one, and what happened to them."""
 
     def __init__(self, *, frames: int = 3, error: Exception | None = None) -> None:
+        self.asked = threading.Semaphore(0)
         self.released = threading.Semaphore(0)
         self.created = threading.Semaphore(0)
         self.abandoned: list[str] = []
@@ -67,6 +68,7 @@ class Streaming:
 
     def _create(self) -> Iterator[bytes]:
         for number in range(self._frames):
+            self.asked.release()
             assert self.released.acquire(timeout=SECONDS_MAX)
             self.threads.append(threading.current_thread())
             self.created.release()
@@ -167,6 +169,7 @@ def test_a_stream_whose_client_leaves_is_abandoned(serve: Serve, noted: Noted, l
         line.sendall(post(server))
         streaming.release(1)
         received(line, chunk("0"))
+        assert all(streaming.asked.acquire(timeout=SECONDS_MAX) for _ in range(2))
         leave(line) if while_waiting else line.close()
     assert streaming.gone is not None
     assert streaming.gone.wait(SECONDS_MAX)
