@@ -312,6 +312,7 @@ class AssistantsBackend:
                 raise ProviderRefused(fold.seen.outcome)
             if fold.seen.remote_id is not None:
                 at.run = fold.seen
+            stream.is_over = fold.is_over
             if fold.is_over:
                 return
 

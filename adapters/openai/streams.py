@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from threadledger.domain.effects import Call, Effects, Emit
@@ -18,6 +19,10 @@ from .folds import Fold
 
 END: Any = object()
 """Result of `next_bytes` when the stream has ended."""
+
+REST_SECONDS = 0.05
+"""How long a stream that is over is read on, in seconds. Its connection, which took several round trips to open, is used again
+only if the answer was read to its end, and that often arrives a moment after the last event."""
 
 TOO_LONG = "the stream did not end before its deadline"
 
@@ -32,6 +37,7 @@ class Stream:
         self.response = stream.response
         self._stream = stream
         self._bytes: Any = None
+        self.is_over = False
         self._until = time.monotonic() + seconds
         self._cut: threading.Timer | None = None
         if watched:  # asynchronous reads have a separate timeout; a blocked thread is woken by closing the response
@@ -54,11 +60,28 @@ class Stream:
             self._bytes = self._bytes or self.response.aiter_bytes()
             return await anext(self._bytes, END)
 
-    def close(self) -> Any:
-        """Close the stream; for the asynchronous client, return an awaitable."""
+    def close(self) -> None:
+        """Close the stream; if it is over, read the rest first, so that its connection can be used again."""
         if self._cut is not None:
             self._cut.cancel()
-        return self._stream.close()
+        if self.is_over:
+            cut = threading.Timer(REST_SECONDS, self.response.close)
+            cut.daemon = True
+            cut.start()
+            with suppress(Exception):  # the answer is whole without it
+                while next(self._bytes, END) is not END:
+                    pass
+            cut.cancel()
+        self._stream.close()
+
+    async def aclose(self) -> None:
+        """Close the stream of the asynchronous client, as `close` does."""
+        if self.is_over:
+            with suppress(Exception):  # the answer is whole without it
+                async with asyncio.timeout(REST_SECONDS):
+                    while await anext(self._bytes, END) is not END:
+                        pass
+        await self._stream.close()
 
     def _why(self, error: Exception) -> Exception:
         return TimeoutError(TOO_LONG) if time.monotonic() >= self._until else error
@@ -98,6 +121,7 @@ def followed(
         for message, text in fold.texts(chunk):
             emitted.append((message, text))
             yield Emit(Delta(text, message=number + message))
+        stream.is_over = fold.is_over
         if fold.is_over or isinstance(fold.seen.outcome, Failure):
             break
         if time.monotonic() > deadline:
@@ -123,4 +147,4 @@ def next_bytes(stream: Stream) -> Call:
 
 def closing(stream: Stream) -> Call:
     """Close a stream, whether it has ended or not."""
-    return Call(stream.close, stream.close)
+    return Call(stream.close, stream.aclose)

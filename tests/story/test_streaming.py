@@ -372,3 +372,31 @@ def test_what_somebody_left_is_answered_by_asking_with_the_same_key_again(
     answer = ledger.conversation("k").ask("hello there", idempotency_key="1")
     assert answer.text == "You said: hello there"
     assert [each.message.text for each in ledger.memory("k").messages] == ["hello there", answer.text]
+
+
+@EVERY
+@pytest.mark.parametrize("awaiting", [False, True], ids=["at once", "awaited"])
+def test_the_connection_of_a_stream_is_used_again(
+    open_ledger: Callable[..., Ledger], monkeypatch: pytest.MonkeyPatch, kind: str, awaiting: bool
+) -> None:
+    from uvicorn.protocols.http.h11_impl import H11Protocol
+
+    opened: list[Any] = []
+    made = H11Protocol.connection_made
+    monkeypatch.setattr(H11Protocol, "connection_made", lambda self, to: [opened.append(to), made(self, to)][1])
+    ledger = open_ledger(**KINDS[kind])
+
+    async def main() -> None:
+        chat = AsyncLedger(ledger).conversation("k")
+        for text in ("one", "two", "three"):
+            async with aclosing(chat.stream(text)) as parts:
+                assert [part async for part in parts]
+        assert ledger.services.aclose is not None
+        await ledger.services.aclose()
+
+    if awaiting:
+        asyncio.run(main())
+    else:
+        for text in ("one", "two", "three"):
+            assert list(ledger.conversation("k").stream(text))
+    assert len(opened) == 1
