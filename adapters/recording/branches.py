@@ -60,18 +60,27 @@ class BranchStart:
     question: JournaledMessage | None = None
     """The message that is answered again, if the request has no new one."""
     path_hash: str | None = None
-    """Hash of the path that ends with the parent."""
+    """Hash of the path that ends with the parent; None if no start of a run follows in the commit, which would store it."""
 
 
 class BranchSearch:
     """Compare one history with the branches of its conversation, as it was when its memory was read."""
 
-    def __init__(self, journal: Journal, key: str, state: ConversationState, memory: Memory, all_read: bool) -> None:
+    def __init__(
+        self,
+        journal: Journal,
+        key: str,
+        state: ConversationState,
+        memory: Memory,
+        all_read: bool,
+        in_progress: Callable[[ConversationState, str], bool],
+    ) -> None:
         self._journal = journal
         self._key = key
         self._state = state
         self._memory = memory
         self._all_read = all_read
+        self._in_progress = in_progress
         self._known = [each for each in memory.messages if each.message.role not in NOT_SENT]
 
     def start(self, sent: Sequence[Message], is_left_out: Callable[[JournaledMessage], bool]) -> BranchStart | None:
@@ -123,7 +132,7 @@ class BranchSearch:
         return False
 
     def _at(self, place: HistoryPlace, new: Sequence[Message]) -> BranchStart:
-        message, state = place.message, self._state
+        message = place.message
         here = BranchStart((message.message_id, message.version), place.known)
         if new and (caller := _caller(place, new)) is not None:
             return replace(here, exchange_id=self._unanswered(caller.exchange_id))
@@ -131,12 +140,17 @@ class BranchSearch:
             return replace(here, selects=not place.following)
         if new:
             return here
-        if any(run.exchange_id == message.exchange_id for run in state.open_runs.values()):
+        if self._is_answered(message.exchange_id):
             above = place.above  # the same question again, at the same time
             parent = (above.message.message_id, above.message.version) if above is not None else BEGINNING
             return replace(here, parent=parent, known=place.known - 1)
         exchange_id = self._unanswered(message.exchange_id)
         return replace(here, exchange_id=exchange_id, question=message if exchange_id is None else None)
+
+    def _is_answered(self, exchange_id: str | None) -> bool:
+        """Return whether an exchange is being answered now."""
+        is_open = any(run.exchange_id == exchange_id for run in self._state.open_runs.values())
+        return is_open or (exchange_id is not None and self._in_progress(self._state, exchange_id))
 
     def _unanswered(self, exchange_id: str | None) -> str | None:
         state = self._state
@@ -157,17 +171,15 @@ def journal_new(
     """
     if start is not None and start.selects:
         conversation.select(*start.parent, CONTINUED)
-        conversation.know_path(start.path_hash or "")
+        if start.path_hash is not None:
+            conversation.know_path(start.path_hash)
     parent = start.parent if start is not None and not start.selects else None
-    if start is not None and parent is not None:
+    if start is not None and parent is not None and start.path_hash is not None:
         conversation.state.aside_path = [parent[1], start.path_hash]
     after = max((place for place, each in enumerate(messages) if each.role is Role.ASSISTANT), default=-1)
     for place, message in enumerate(messages):
         said = conversation.journal(message, exchange_id=exchange_id if place > after else None, parent=parent)
         parent = (said.message_id, said.originator_version) if parent is not None else None
-    if start is not None and start.question is not None:
-        question = {"question_message_id": start.question.message_id, "question_version": start.question.version}
-        conversation.request(exchange_id, question)
     return parent
 
 

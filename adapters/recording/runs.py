@@ -14,35 +14,29 @@ import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, TypeVar
 
-from threadledger.domain import limits
 from threadledger.domain.conversation import (
     Completion,
     Conversation,
-    ConversationState,
     Place,
     RunPlan,
     events,
     stream_of,
 )
-from threadledger.domain.conversation.messages import JournaledMessage, Message, Parent, Role, Source, ToolCall
-from threadledger.domain.conversation.parts import Part, Text, blob_of
-from threadledger.domain.errors import ConversationChanged, CorruptEvent, InvalidInput, RunNotOpen
-from threadledger.domain.failures import Failure, keep_secret, whole_text
-from threadledger.domain.ids import new_id, now
-from threadledger.domain.journal import Journal
+from threadledger.domain.conversation.messages import Message, Parent, Role, Source, ToolCall
+from threadledger.domain.errors import RunNotOpen
+from threadledger.domain.failures import Failure, keep_secret
+from threadledger.domain.ids import new_id
 from threadledger.domain.ledger import Ledger, why_failed
-from threadledger.domain.memory import ALL, RULE_2, Memory
 
 from ..openai import Context, Seen
-from .branches import BranchSearch, BranchStart, journal_new, path_hash_at
-from .histories import NOT_SENT, after_the_model, first_new
+from .alignment import Aligned, Alignment, RetriedRun, committed, give_up_idle, kept_messages
+from .branches import path_hash_at
 from .requests import (
     PLACES_MAX,
     REMOTE_RUNS_MAX,
@@ -56,27 +50,11 @@ from .requests import (
 
 logger = logging.getLogger("threadledger")
 
-WINDOW = f"{RULE_2}app"
-"""Memory rule for a window that the app selected itself."""
-
 RETRIED_BY_SDK = frozenset({408, 409, 429})
 """HTTP statuses that the SDK retries, in addition to 500 and above (openai 3.54, `_base_client.py`, `_should_retry`)."""
 
-UNANSWERED_MESSAGES_READ = 100
-"""Number of messages that are read of memory besides as many as a request has: tool calls and results of failed runs."""
-
 ANSWERS_MAX = 10
 """Maximum number of answers of a conversation that are remembered for the message that adds them to a thread."""
-
-
-@dataclass(frozen=True)
-class _Begin:
-    """Hold the exchange and new messages of a run, derived from one version of its conversation."""
-
-    exchange_id: str | None
-    """None for a new exchange."""
-    new: Sequence[Message]
-    rule: str
 
 
 @dataclass(frozen=True)
@@ -120,8 +98,6 @@ class RunRecording:
         self._lock = threading.Lock()
         self._ended = False
         self._called: set[str] = set()
-        self._read_max = 0
-        """Maximum number of messages that were read of memory."""
         self._leaf: Parent | None = None
         """The last message of the run's branch, if it is aside."""
 
@@ -160,25 +136,20 @@ class RunRecording:
             StoreError: the events cannot be written.
             ConversationChanged: other writers changed the conversation during every attempt.
         """
-        refused: ConversationChanged | None = None
-        for _ in range(limits.DECIDE_ATTEMPTS_MAX):
-            earlier = self._journal.load(self.key)
-            newest = earlier.state.last_exchange_id if earlier is not None else None
-            unanswered = earlier is not None and newest not in earlier.state.answered
-            self._read_max = len(self.asked.messages) + (UNANSWERED_MESSAGES_READ if unanswered else 1)
-            memory = self._journal.memory(self.key, last=self._read_max)
-            self.asked = replace(self.asked, messages=kept_messages(self._journal, self.asked.messages, memory))
-            branch = self._branch(earlier.state, memory) if earlier is not None else None
-            reason = self._why_failed(earlier, memory, branch) if earlier is not None and unanswered else ""
-            path = memory.path_hash or self._journal.path_hash(self.key, memory.version)
-            decide = partial(self._decide, memory, reason, path, branch)
-            try:
-                self._begun = self._journal.commit(self.key, decide, create=True)
-                self._leaf = self._begun.leaf
-                return
-            except ConversationChanged as error:
-                refused = error
-        raise refused or AssertionError("at least one attempt was made")
+        again = RetriedRun(self._again.exchange_id, self._again._leaf) if self._again is not None else None
+        held, messages = self.asked.held, self.asked.messages
+        reasons: list[str] = []
+
+        def read() -> Alignment:
+            found = Alignment(self._journal, self.key, messages, held=held, again=again)
+            reasons[:] = [self._why_failed(found)]
+            return found
+
+        def decide(found: Alignment, conversation: Conversation) -> StartedRun:
+            return self._started(found.journaled(conversation), reasons[0], conversation)
+
+        self._begun = committed(self._journal, self.key, read, decide)
+        self._leaf = self._begun.leaf
 
     def refuse(self, failure: Failure) -> None:
         """Record that the request failed."""
@@ -229,42 +200,23 @@ class RunRecording:
 
         self._leaf = self._journal.commit(self.key, decide)
 
-    def _branch(self, state: ConversationState, memory: Memory) -> BranchStart | None:
-        """Return the branch that the request continues or begins; None if it continues the end of memory."""
-        if self._again is not None:
-            leaf, sent = self._again._leaf, len(self.asked.messages)
-            return BranchStart(leaf, sent, exchange_id=self._again.exchange_id) if leaf is not None else None
-        if self.asked.held:
-            return None
-        all_read = len(memory.messages) < self._read_max
-        search = BranchSearch(self._journal, self.key, state, memory, all_read)
-        with suppress(CorruptEvent):  # of a message that is not in memory: the call is made, and recorded as a window
-            return search.start(self.asked.messages, partial(_is_of_a_failed_run, state=state))
-        return None
-
-    def _why_failed(self, conversation: Conversation, memory: Memory, branch: BranchStart | None) -> str:
+    def _why_failed(self, found: Alignment) -> str:
         """Return why the run before failed, if this one continues its exchange on another backend."""
-        state, earlier = conversation.state, self._begin(conversation, memory, branch).exchange_id or ""
+        if found.conversation is None or not found.unanswered:
+            return ""
+        state, earlier = found.conversation.state, found.continuation(found.conversation).exchange_id or ""
         exchange = state.open_exchanges.get(earlier) or state.abandoned.get(earlier)
         if exchange is None or not exchange.failed_run or exchange.failed_backend == self.asked.backend:
             return ""
         return why_failed(self._journal, self.key, exchange.failed_run)
 
-    def _decide(
-        self, memory: Memory, reason: str, path: str, branch: BranchStart | None, conversation: Conversation
-    ) -> StartedRun:
-        if not conversation.pending and conversation.version != memory.version:
-            raise ConversationChanged(f"the conversation {self.key!r} has changed since its memory was read")
-        conversation.know_path(path)
-        conversation.close_overdue_runs()
-        begin = self._begin(conversation, memory, branch)
-        exchange_id = begin.exchange_id
-        if exchange_id is None:
-            give_up_idle(conversation)
-            exchange_id = new_id()
-        leaf = journal_new(conversation, branch, begin.new, exchange_id)
-        state = conversation.state
-        earlier = state.open_exchanges.get(exchange_id) or state.abandoned.get(exchange_id)
+    def _started(self, aligned: Aligned, reason: str, conversation: Conversation) -> StartedRun:
+        exchange_id, leaf, earlier = aligned.exchange_id, aligned.leaf, aligned.earlier
+        if aligned.question is not None:
+            asked = aligned.question
+            conversation.request(
+                exchange_id, {"question_message_id": asked.message_id, "question_version": asked.version}
+            )
         is_retry = earlier is not None and earlier.failed_backend == self.asked.backend
         attempt = len(earlier.runs) + 1 if earlier is not None and is_retry else 1
         plan = RunPlan(
@@ -273,7 +225,7 @@ class RunRecording:
             attempt=self._again.attempt + 1 if self._again is not None else attempt,
             timeout_seconds=self.asked.timeout_seconds,
             memory_version=conversation.version,
-            memory_rule=begin.rule,
+            memory_rule=aligned.rule,
             memory_leaf_version=leaf[1] if leaf is not None else None,
             path_hash=path_hash_at(conversation, leaf),
             rerun_of=earlier.rerun_of if earlier is not None else None,
@@ -283,33 +235,6 @@ class RunRecording:
         fell_back = any(isinstance(each, events.FallbackUsed) for each in conversation.pending)
         source = Source.FALLBACK if fell_back else self._again.source if self._again is not None else Source.RUN
         return StartedRun(exchange_id, run_id, plan, source, leaf)
-
-    def _begin(self, conversation: Conversation, memory: Memory, branch: BranchStart | None) -> _Begin:
-        if branch is not None:
-            return _Begin(branch.exchange_id, self.asked.messages[branch.known :], ALL)
-        earlier, place, shown = self._continued(conversation, memory)
-        rule = ALL if self.asked.held or self._again is not None or place == shown else WINDOW
-        return _Begin(earlier, self.asked.messages[place:], rule)
-
-    def _continued(self, conversation: Conversation, memory: Memory) -> tuple[str | None, int, int]:
-        """Return the unanswered exchange that the request continues, the place of its first new message, and the number
-        of messages in memory that are compared with it."""
-        sent, again, state = self.asked.messages, self._again, conversation.state
-        known = [each for each in memory.messages if each.message.role not in NOT_SENT]
-        shown = [each.message for each in known]
-        place = len(sent)
-        read = {"held": self.asked.held, "all_read": len(memory.messages) < self._read_max}
-        if again is None:
-            place = first_new(sent, shown, **read)
-            asked = [each.message for each in known if not _is_of_a_failed_run(each, state)]
-            if len(asked) < len(shown):  # without what a failed run did on the way, which another API is not sent
-                place = max(place, first_new(sent, asked, **read))
-        earlier, caller = (again.exchange_id, None) if again is not None else _exchange_of(sent[place:], known)
-        if again is None and _has_open_run(state, earlier, caller):  # the same question again, at the same time
-            earlier, place = None, first_new(sent, _without_waiting_for_runs(known, state), **read)
-        if earlier in state.answered or (earlier not in state.open_exchanges and earlier not in state.abandoned):
-            earlier = None
-        return earlier, place, len(shown)
 
     def _call(self, calls: Sequence[ToolCall]) -> None:
         new = tuple(each for each in calls if each.id not in self._called)
@@ -373,49 +298,6 @@ class RunRecording:
 
     def _elapsed(self) -> float:
         return round(time.monotonic() - self._began, 6)
-
-
-def _exchange_of(new: Sequence[Message], known: Sequence[JournaledMessage]) -> tuple[str | None, str | None]:
-    """Return the exchange that continues: the one whose tool results are sent, or whose question is sent again.
-
-    The second value is the run that called the tools.
-    """
-    if not new:
-        return (known[-1].exchange_id, None) if known else (None, None)
-    results = {each.tool_call_id for each in new if each.role is Role.TOOL}
-    for each in reversed(known):
-        if any(call.id in results for call in each.message.calls()):
-            return each.exchange_id, each.run_id
-    return None, None
-
-
-def _has_open_run(state: ConversationState, exchange_id: str | None, caller: str | None = None) -> bool:
-    """Return whether a run of the exchange is open, other than the one that called the tools."""
-    return exchange_id is not None and any(
-        run.exchange_id == exchange_id and run_id != caller for run_id, run in state.open_runs.items()
-    )
-
-
-def _without_waiting_for_runs(known: Sequence[JournaledMessage], state: ConversationState) -> list[Message]:
-    """Return the messages of memory, except those after the model's last one that open runs are about to answer."""
-    end = after_the_model([each.message for each in known])
-    rest = (each for each in known[end:] if not _has_open_run(state, each.exchange_id))
-    return [each.message for each in (*known[:end], *rest)]
-
-
-def _is_of_a_failed_run(each: JournaledMessage, state: ConversationState) -> bool:
-    """Return whether a message is a tool call, or the result of one, of an exchange whose run has failed."""
-    exchange = state.open_exchanges.get(each.exchange_id or "") or state.abandoned.get(each.exchange_id or "")
-    uses_tools = each.message.role is Role.TOOL or bool(each.message.calls())
-    return uses_tools and exchange is not None and exchange.failed_run is not None
-
-
-def give_up_idle(conversation: Conversation) -> None:
-    """Abandon open exchanges without recent activity, because the app has a newer question; one may wait for a person."""
-    moment = now()
-    for exchange_id, exchange in list(conversation.state.open_exchanges.items()):
-        if not exchange.is_active(moment) and not exchange.waits:
-            conversation.abandon(exchange_id, "the app went on without an answer")
 
 
 class RecordedLook:
@@ -503,44 +385,6 @@ class RecordedMessages:
                 exchange_id = new_id()
             conversation.journal(message, exchange_id=exchange_id if message.role is Role.USER else None)
         return posted
-
-
-def kept_messages(journal: Journal, messages: Sequence[Message], memory: Memory | None = None) -> tuple[Message, ...]:
-    """Store the data inside messages, and return them with the addresses of their attachments.
-
-    What the memory refers to is not stored again: an app sends its whole history with each request. One that cannot be
-    stored is replaced by a text, because the app's call must not fail for it.
-    """
-    if all(not isinstance(each.content, tuple) and not each.native_json for each in messages):
-        return tuple(messages)
-    known = (
-        {blob_of(part) for each in memory.messages for part in _parts_of(each.message)} if memory is not None else set()
-    )
-    return tuple(_kept(journal, each, known) for each in messages)
-
-
-def _parts_of(message: Message) -> tuple[Part, ...]:
-    return message.content if isinstance(message.content, tuple) else ()
-
-
-def _kept(journal: Journal, message: Message, known: Collection[str]) -> Message:
-    try:
-        return journal.keep(message, known)
-    except InvalidInput:
-        parts = _parts_of(message)
-    try:
-        kept = tuple(_kept_part(journal, part, known) for part in parts)
-        return journal.keep(message.replaced(content=kept) if kept else message, known)
-    except InvalidInput as refusal:
-        return Message(message.role, f"[a message was not kept: {whole_text(str(refusal))}]")
-
-
-def _kept_part(journal: Journal, part: Part, known: Collection[str]) -> Part:
-    try:
-        [kept] = _parts_of(journal.keep(Message(Role.USER, (part,)), known))
-        return kept
-    except InvalidInput as refusal:
-        return Text(f"[an attachment was not kept: {whole_text(str(refusal))}]")
 
 
 T = TypeVar("T")
