@@ -180,6 +180,19 @@ def describe_exchange(conversation: Conversation, exchange_id: str, metadata: Ma
     conversation.record(e.ExchangeDescribed, exchange_id=exchange_id, metadata=checked_metadata(metadata))
 
 
+def describe_completion(
+    conversation: Conversation, stored: e.CompletionStored, metadata: Mapping[str, Any]
+) -> e.CompletionStored:
+    """Record what a client says about a chat completion that can be read; return the new event."""
+    said = {name: value for name, value in e.payload_of(stored).items() if name != "actor"}
+    return conversation.record(e.CompletionStored, **{**said, "metadata": checked_metadata(metadata)})
+
+
+def delete_completion(conversation: Conversation, completion_id: str) -> None:
+    """Record that a chat completion can no longer be read; its messages remain."""
+    conversation.record(e.CompletionDeleted, completion_id=completion_id)
+
+
 def checked_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """Return what an app says about a message, as JSON of its own.
 

@@ -286,6 +286,35 @@ class ExchangeAbandoned(Event, frozen=True, kw_only=True):
     reason: str = ""
 
 
+class CompletionStored(Event, frozen=True, kw_only=True):
+    """Record that a chat completion can be read from now on, in the commit of its answer; or again, with other metadata."""
+
+    completion_id: str
+    """Its id in the API."""
+    exchange_id: str
+    run_id: str
+    """The run that answered it."""
+    request_version: int
+    """Version of the request that it answers; an exchange has several if the client sent results of tools."""
+    completed_version: int
+    """Version of the end of that run."""
+    message_id: str
+    """The answer, and its version."""
+    message_version: int
+    created_at: str
+    """When it was requested (ISO 8601)."""
+    model: str
+    """The model that answered."""
+    metadata: JSON = field(default_factory=dict)
+    """Pairs of text of the client."""
+
+
+class CompletionDeleted(Event, frozen=True, kw_only=True):
+    """Record that a chat completion can no longer be read; its messages remain in the conversation."""
+
+    completion_id: str
+
+
 class ThreadLinked(Event, frozen=True, kw_only=True):
     """Record that the provider stores a copy of this memory under `thread_id`."""
 
@@ -612,6 +641,8 @@ EVENTS: dict[str, type[Event]] = {
         ExchangeDescribed,
         ExchangeCancelled,
         ExchangeAbandoned,
+        CompletionStored,
+        CompletionDeleted,
         ThreadLinked,
         ThreadLost,
         ThreadRebuilt,

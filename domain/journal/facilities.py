@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 if TYPE_CHECKING:
     from ..conversation import ConversationState, ExchangeRecord, Exchanges, FailureFilter, RunRecord
     from ..conversation.assistants import CreatedPlace, DefinedAssistant
+    from ..conversation.completions import CompletionPlace
+    from ..conversation.events import CompletionStored
     from ..conversation.listing import ConversationFilter, MessageSearch, SearchHit
     from ..conversation.run_filters import ExchangeFilter, ProfileRuns, RunFilter
     from ..failures import BackendEnd, FailureGroup, RecordedFailure, SummaryRow
@@ -84,6 +86,25 @@ class Views(Protocol):
 
     def assistant_place(self, tenant: str, assistant_id: str) -> CreatedPlace | None:
         """Return the place of an assistant in the list of its tenant; None if the tenant has no such assistant."""
+        ...
+
+    def completions(
+        self,
+        tenant: str,
+        limit: int,
+        newest_first: bool = True,
+        after: CompletionPlace | None = None,
+        until: CompletionPlace | None = None,
+        labels: Sequence[str] = (),
+    ) -> list[CompletionStored]:
+        """Return the next `limit` chat completions of a tenant after a place and before another one, by their creation.
+
+        Only those with all of the `labels` (see `completions.py`) are returned.
+        """
+        ...
+
+    def completion_place(self, tenant: str, completion_id: str) -> CompletionPlace | None:
+        """Return the place of a chat completion in the list of its tenant; None if the tenant has no such completion."""
         ...
 
     def unanswered(self, since: datetime | None = None, limit: int | None = None) -> list[UnansweredRun]:

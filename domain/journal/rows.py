@@ -16,6 +16,8 @@ from eventsourcing.persistence import Mapper, Notification, StoredEvent, Transco
 from ..conversation.events import (
     EVENTS,
     AssistantDefined,
+    CompletionDeleted,
+    CompletionStored,
     ConversationStarted,
     Event,
     ExchangeDescribed,
@@ -131,6 +133,8 @@ class EventMapper(Mapper[str]):
             values["addresses"] = (described_address(event.message_id),)
         elif type(event) is ExchangeDescribed:
             values["addresses"] = (described_address(event.exchange_id),)
+        elif isinstance(event, CompletionStored | CompletionDeleted):
+            values["addresses"] = (indexed(event.completion_id),)
         return row
 
     def to_domain_event(self, stored_event: StoredEvent) -> Event:

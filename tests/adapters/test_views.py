@@ -39,6 +39,7 @@ from threadledger.domain.conversation import (
     stream_of,
 )
 from threadledger.domain.conversation.assistants import created_at
+from threadledger.domain.conversation.events import CompletionStored
 from threadledger.domain.conversation.listing import ConversationFilter
 from threadledger.domain.errors import CorruptEvent, InvalidInput, StoreUnavailable
 from threadledger.domain.failures import BackendEnd, Cause, Failure, concerns_backend
@@ -47,9 +48,9 @@ from threadledger.domain.journal import StoredRow
 from threadledger.domain.journal.rows import EventMapper, PlainJSON
 from threadledger.domain.ledger import AssistantRecord, AssistantStore
 
-NAMES = ["audit", "conversations", "search", "assistants"]
+NAMES = ["audit", "conversations", "search", "assistants", "completions"]
 EVERYTHING = FailureFilter()
-ASSISTANTS = 10
+ASSISTANTS = COMPLETIONS = 10
 """More than a small batch."""
 
 READ_ALL = """
@@ -93,6 +94,15 @@ def fill(ledger, conversations=5, messages=6):
     assistants = AssistantStore(ledger.journal)
     for number in range(ASSISTANTS):
         assistants.define(AssistantRecord(f"asst_{number}", "m", Profile(f"John {number}"), created_at=now()))
+    for number in range(COMPLETIONS):
+        ledger.journal.commit(f"k{number % conversations}", lambda it, number=number: store_completion(it, number))
+
+
+def store_completion(conversation, number):
+    versions = {"request_version": 1, "completed_version": 1, "message_version": 1}
+    ids = {"completion_id": f"chatcmpl-{number}", "exchange_id": "x", "run_id": "r", "message_id": "m"}
+    made = {"created_at": to_iso(now()), "model": "m", "metadata": {"odd": str(number % 2)}}
+    conversation.record(CompletionStored, **versions, **ids, **made)
 
 
 def put_raw(ledger, key, topic, payload, version=1):
@@ -139,6 +149,12 @@ def folded_assistants(ledger):
     return sorted(defined.values(), key=lambda each: (created_at(each), first[each.originator_id]), reverse=True)
 
 
+def folded_completions(ledger):
+    """The newest event of each completion, in the order of the list."""
+    stored = {each.completion_id: each for _, each in ledger.journal.logged(topics=["CompletionStored"])}
+    return sorted(stored.values(), key=lambda each: (each.created_at, each.completion_id), reverse=True)
+
+
 def assert_right(ledger):
     """Every view equals the domain's fold of the whole log; each message is found once."""
     views = ledger.journal.views
@@ -159,6 +175,7 @@ def assert_right(ledger):
     ]
     assert views.hits("word") == words[::-1]
     assert [each.defined for each in views.assistants("", 99)] == folded_assistants(ledger)
+    assert views.completions("", 99) == folded_completions(ledger)
 
 
 def status_of(ledger, name):
@@ -229,6 +246,7 @@ def test_streams_that_are_no_conversations_are_passed_over(open_any_store):
     assert len(ledger.journal.views.failures(EVERYTHING)) == 5
     assert len(ledger.journal.views.hits("word")) == 30
     assert len(ledger.journal.views.assistants("", 99)) == ASSISTANTS
+    assert len(ledger.journal.views.completions("", 99)) == COMPLETIONS
     assert [(each["lag"], each["parked"]) for each in ledger.journal.views.status()] == [(0, 0)] * len(NAMES)
 
 
@@ -667,7 +685,9 @@ def test_a_view_that_is_rebuilt_while_it_catches_up_catches_up(open_any_store, m
 
 def test_a_view_that_there_is_not_is_refused_before_anything_is_built(open_any_store, any_database):
     ledger = open_any_store()
-    with pytest.raises(InvalidInput, match="no view 'sarch': choose from audit, conversations, search, assistants"):
+    with pytest.raises(
+        InvalidInput, match="no view 'sarch': choose from audit, conversations, search, assistants, completions"
+    ):
         ledger.journal.views.rebuild(["audit", "sarch"])
     assert generations(any_database, "audit") == []
 

@@ -144,6 +144,8 @@ class TestRegistry:
             "FallbackUsed",
             "ExchangeDescribed",
             "ExchangeCancelled",
+            "CompletionStored",
+            "CompletionDeleted",
             "AssistantDefined",
             "AssistantDeleted",
             "ApiKeyAdded",

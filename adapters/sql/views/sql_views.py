@@ -30,6 +30,8 @@ if TYPE_CHECKING:
         RunRecord,
     )
     from threadledger.domain.conversation.assistants import CreatedPlace, DefinedAssistant
+    from threadledger.domain.conversation.completions import CompletionPlace
+    from threadledger.domain.conversation.events import CompletionStored
     from threadledger.domain.conversation.run_filters import ExchangeFilter, ProfileRuns, RunFilter
     from threadledger.domain.failures import BackendEnd, FailureGroup, RecordedFailure, SummaryRow
     from threadledger.domain.journal import UnansweredRun
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     from ..sqlite import SQLite
     from .assistants import AssistantsView
     from .audit import AuditView
+    from .completions import CompletionsView
     from .conversations import ConversationsView
     from .run_pages import Place
     from .search import SearchView
@@ -92,6 +95,12 @@ class SqlViews:
         from .assistants import AssistantsView
 
         return AssistantsView()
+
+    @cached_property
+    def _completions(self) -> CompletionsView:
+        from .completions import CompletionsView
+
+        return CompletionsView()
 
     def failures(self, wanted: FailureFilter, limit: int | None = None) -> list[RecordedFailure]:
         return self._read(lambda transaction, runs: self._audit.failures(transaction, runs, wanted, limit), self._audit)
@@ -150,6 +159,28 @@ class SqlViews:
         return self._read(
             lambda transaction, listed: self._assistants.place(transaction, listed, tenant, assistant_id),
             self._assistants,
+        )
+
+    def completions(
+        self,
+        tenant: str,
+        limit: int,
+        newest_first: bool = True,
+        after: CompletionPlace | None = None,
+        until: CompletionPlace | None = None,
+        labels: Sequence[str] = (),
+    ) -> list[CompletionStored]:
+        return self._read(
+            lambda transaction, stored: self._completions.page(
+                transaction, stored, tenant, limit, newest_first, after, until, labels
+            ),
+            self._completions,
+        )
+
+    def completion_place(self, tenant: str, completion_id: str) -> CompletionPlace | None:
+        return self._read(
+            lambda transaction, stored: self._completions.place(transaction, stored, tenant, completion_id),
+            self._completions,
         )
 
     def unanswered(self, since: datetime | None = None, limit: int | None = None) -> list[UnansweredRun]:
@@ -276,6 +307,7 @@ class SqlViews:
             (self._conversations, self._conversations.read_all),
             (self._search, self._search.read_all),
             (self._assistants, self._assistants.read_all),
+            (self._completions, self._completions.read_all),
         ):
             projection = self._projection(view)
             try:
@@ -305,7 +337,7 @@ class SqlViews:
         return SqlViews(_database_aside(self._database), self._log)
 
     def _views(self) -> tuple[View[Any, Any], ...]:
-        return self._audit, self._conversations, self._search, self._assistants
+        return self._audit, self._conversations, self._search, self._assistants, self._completions
 
     def _projection(self, view: View[Any, Any]) -> Projection:
         if view.name == self._conversations.name:  # it may be that of another instance: see `_aside`
