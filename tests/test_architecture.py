@@ -40,6 +40,7 @@ OPEN_MODULES = {
             "decisions",
             "tenants",
             "assistants",
+            "completions",
         )
     ),
     *(
@@ -47,7 +48,7 @@ OPEN_MODULES = {
         for name in ("blobs", "budgets", "uploads", "places", "descriptions", "outcomes", "lookups", "served_notes")
     ),
     *(f"threadledger.domain.memory.{name}" for name in ("sending", "tree")),
-    *(f"threadledger.domain.exchange.{name}" for name in ("recorded_tools", "served")),
+    *(f"threadledger.domain.exchange.{name}" for name in ("recorded_tools", "served", "client_memory")),
 }
 OPEN_ROOM = "threadledger.adapters.wire"
 """Modules that a room shows in addition to its face, and a room of which all modules are shown."""

@@ -224,7 +224,7 @@ def answered(
 
     `body` is kept in the failure. `before` are earlier messages of the answer, `facts` other fields of the completion.
     """
-    calls, text = bool(message.calls()), answer_text(message)
+    calls, text = bool(message.calls()) or "function_call" in message.extra(), answer_text(message)
     is_empty = not (text.strip() or calls or before or has_image(message))
     if finish_reason in NOT_FINISHED or finish_reason == FAILED or is_empty:
         return context.failure(

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from threadledger.domain import limits
 from threadledger.domain.conversation import Completion
 from threadledger.domain.conversation.messages import Message
-from threadledger.domain.effects import Effects
+from threadledger.domain.effects import ApprovalNeeded, Effects
 from threadledger.domain.errors import ProviderRefused
 from threadledger.domain.exchange import BackendOptions, BackendRequest
 from threadledger.domain.failures import Failure
@@ -87,7 +87,7 @@ class ChatBackend:
             from .tool_calls import answer_calls, too_many_rounds, unknown_calls
 
             if not calls:
-                raise unknown_calls(message)
+                raise ApprovalNeeded(said, ()) if request.hands_over else unknown_calls(message)
             if number == limits.TOOL_ROUNDS_MAX:
                 raise too_many_rounds()
             results = yield from answer_calls(calls, request, said)

@@ -25,7 +25,7 @@ ANTHROPIC_EFFORTS = frozenset({"none", "low", "medium", "high", "xhigh", "max"})
 
 
 def options_lacking(kind: str, request: BackendRequest, extra: Mapping[str, Any]) -> list[str]:
-    """Return `option:NAME` for each setting, and for metadata, that an API of this kind does not take as it is.
+    """Return `option:NAME` for each setting and other parameter, and for metadata, that this kind of API does not take as it is.
 
     Args:
         kind: `chat`, `responses`, `assistants` or `anthropic`.
@@ -34,17 +34,23 @@ def options_lacking(kind: str, request: BackendRequest, extra: Mapping[str, Any]
     """
     settings = request.profile.settings
     found = [name for name, value in settings.items() if not _has(kind, name, value, request)]
+    found += _extra_lacking(kind, request)
     return [f"option:{name}" for name in [*found, *([] if _keeps_metadata(kind, request, extra) else ["metadata"])]]
 
 
 def refused_options(kind: str, request: BackendRequest) -> str | None:
     """Return why an API of this kind refuses the settings of a request; None if it takes them. Metadata changes no answer."""
     names = [name for name, value in request.profile.settings.items() if not _has(kind, name, value, request)]
+    names += _extra_lacking(kind, request)
     if not names:
         return None
     return (
         f"{kind} does not take {', '.join(names)} with this value: leave it out, or unset THREADLEDGER_FALLBACK=strict"
     )
+
+
+def _extra_lacking(kind: str, request: BackendRequest) -> list[str]:
+    return [] if kind == "chat" else [*request.extra]
 
 
 def _has(kind: str, name: str, value: Any, request: BackendRequest) -> bool:
@@ -111,7 +117,7 @@ def body_with_options(
         fields["tool_choice"] = _choice(kind, chosen)
     if request.metadata:
         fields["metadata"] = _metadata(request.metadata, own or {})
-    body = dict(extra)
+    body = {**extra, **(request.extra if kind == "chat" else {})}
     if "max_tokens" in body and "max_completion_tokens" in fields:  # the server has the name of earlier versions
         fields["max_tokens"] = fields.pop("max_completion_tokens")
     for name, value in fields.items():

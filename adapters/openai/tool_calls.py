@@ -37,6 +37,8 @@ def answer_calls(
     """
     calls = [_under_own_name(called, request) for called in calls]
     wish = (said or Message(Role.ASSISTANT)).replaced(tool_calls=tuple(calls))
+    if request.hands_over:
+        raise ApprovalNeeded(wish, ())
     waiting = tuple(called.id for called in calls if called.name in request.profile.approval)
     if waiting:
         raise ApprovalNeeded(wish, waiting)

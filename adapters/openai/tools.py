@@ -94,8 +94,8 @@ def losses(kind: str, request: BackendRequest, is_home: bool = True) -> Mapping[
 
 
 def has_options(request: BackendRequest) -> bool:
-    """Return whether a request has settings or metadata; few have."""
-    return request.profile.settings_json != "{}" or bool(request.metadata)
+    """Return whether a request has settings, metadata or other parameters; few have."""
+    return request.profile.settings_json != "{}" or bool(request.metadata or request.extra)
 
 
 def _types_lacking(kind: str, request: BackendRequest, is_home: bool) -> list[str]:

@@ -393,7 +393,14 @@ class Conversation:
         self._completed(run_id, completion, duration_seconds)
 
     def accept_late(
-        self, run_id: str, exchange_id: str, plan: RunPlan, completion: Completion, place: Place = _AT_THE_END
+        self,
+        run_id: str,
+        exchange_id: str,
+        plan: RunPlan,
+        completion: Completion,
+        place: Place = _AT_THE_END,
+        *,
+        alongside: bool = False,
     ) -> tuple[str, str]:
         """Record the answer of a run that another process closed as interrupted, as a new run, so that nothing is lost.
 
@@ -402,7 +409,7 @@ class Conversation:
         Raises:
             ConversationBusy, ExchangeAnswered: the answer can no longer be placed.
         """
-        again = self.start_run(exchange_id, plan.replaced(rerun_of=run_id))
+        again = self.start_run(exchange_id, plan.replaced(rerun_of=run_id), alongside=alongside)
         return again, self.complete_run(again, completion, source=Source.RERUN, place=place)
 
     def fail_run(self, run_id: str, failure: Failure, duration_seconds: float | None = None) -> None:

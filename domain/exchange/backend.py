@@ -30,6 +30,10 @@ class BackendRequest:
     timeout_seconds: float
     metadata: Mapping[str, str] = field(default_factory=dict)
     """Pairs of text for the provider, besides the ids that a backend sends itself."""
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    """Parameters that a backend sends as they are if it speaks Chat Completions, and that another one lacks."""
+    hands_over: bool = False
+    """Whether the run ends with the calls of a model, `ApprovalNeeded`, because the caller answers them."""
     thread_id: str | None = None
     thread_version: int = 0
     """Journal version that the thread contains once the unsent items have been delivered."""

@@ -35,7 +35,9 @@ def without(request: BackendRequest, dropped: Sequence[str]) -> BackendRequest:
         from .options import without_settings
 
         metadata = {} if "metadata" in options else request.metadata
-        request = replace(request, profile=without_settings(request.profile, options), metadata=metadata)
+        extra = {name: value for name, value in request.extra.items() if name not in options}
+        profile = without_settings(request.profile, options)
+        request = replace(request, profile=profile, metadata=metadata, extra=extra)
     return replace(request, profile=_without_tools(request.profile, types), memory=memory or request.memory)
 
 

@@ -74,6 +74,8 @@ class Mode:
     """What a served request asked for and is not given to any backend, by kind."""
     served: bool = False
     """Whether a served request is answered: its runs are shown all of memory, and their answers have ids from the start."""
+    takes_incomplete: bool = False
+    """Whether an answer that reached its limit of tokens, or was filtered, is an answer; otherwise its run has failed."""
     branch: BranchPoint | None = None
     """Where the runs' messages are journaled aside; None journals them at the end."""
     admit: Callable[[], str] = lambda: ""
@@ -164,6 +166,9 @@ def _is_selected(conversation: Conversation, place: Place) -> bool:
 class RunRecords:
     """Record the runs of an exchange in its conversation."""
 
+    alongside = False
+    """Whether other exchanges may have open runs at the same time."""
+
     def __init__(self, journal: Journal, key: str, exchange_id: str, mode: Mode, after: int = 0) -> None:
         self._journal = journal
         self._key = key
@@ -202,7 +207,7 @@ class RunRecords:
 
         def decide(conversation: Conversation) -> str:
             self.has_threads = bool(conversation.state.links)
-            return conversation.start_run(self._exchange_id, plan, must_be_open=must_be_open)
+            return conversation.start_run(self._exchange_id, plan, must_be_open=must_be_open, alongside=self.alongside)
 
         return self._commit(decide)
 
@@ -260,7 +265,10 @@ class RunRecords:
                 place = Place(parent=parent, end_version=branch.end_version if branch is not None else None)
             if not self._is_open(conversation, run):
                 at = place if place != Place() else self._late_place(run)
-                late = conversation.accept_late(run.run_id, self._exchange_id, run.plan, completion, at)
+                late = conversation.accept_late(
+                    run.run_id, self._exchange_id, run.plan, completion, at, alongside=self.alongside
+                )
+                self.answered(conversation, run)
                 return *late, conversation.version, _is_selected(conversation, at)
             if place == Place():
                 place = self._place_behind_question(conversation, run)
@@ -272,6 +280,7 @@ class RunRecords:
                 place=replace(place, run_versions=tuple(run.versions)) if run.versions else place,
                 answer_id=run.answer_id,
             )
+            self.answered(conversation, run)
             return run.run_id, message_id, conversation.version, _is_selected(conversation, place)
 
         return Accepted(completion, *self._commit(decide))
@@ -308,11 +317,18 @@ class RunRecords:
         def decide(conversation: Conversation) -> None:
             if run is not None and run.run_id in conversation.state.open_runs:
                 conversation.fail_run(run.run_id, failure, run.duration_seconds)
-            if not (self.mode.served and failure.status == "interrupted"):  # another process continues it
+            if not self.is_continued(failure):
                 conversation.abandon(self._exchange_id, failure.message or failure.status)
 
         with suppress(ConversationNotFound):
             self._journal.commit(self._key, decide)
+
+    def answered(self, conversation: Conversation, run: Run) -> None:
+        """Record what else an answer means, in its commit."""
+
+    def is_continued(self, failure: Failure) -> bool:
+        """Return whether another process continues the exchange of a run that has stopped."""
+        return self.mode.served and failure.status == "interrupted"
 
     def _parent(self, conversation: Conversation) -> Parent | None:
         """Return the message that the run's next message follows aside; None if it is journaled at the end.

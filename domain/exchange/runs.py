@@ -151,6 +151,11 @@ class Runs:
         try:
             return (yield from self._watched(run, self._answered(run)))
         except ProviderRefused as refused:
+            if self._mode.takes_incomplete:
+                from .client_memory import cut_off
+
+                if (said := cut_off(refused.failure)) is not None:
+                    return said
             from .missing_files import place_of, with_missing_files
 
             place = place_of(self._services.backends[run.candidate.backend])
@@ -255,6 +260,8 @@ class Runs:
             timeout_seconds=timeout_seconds,
             metadata=self._services.metadata,
             tools=self._mode.tools() if self._mode.tools is not None else self._services.tools,
+            extra=self._services.extra,
+            hands_over=self._services.hands_over,
             secret_of=self._services.secret_of,
             stream=self._stream,
         )

@@ -8,10 +8,16 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from .policy import Candidate
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from ..conversation.events import ExchangeRequested
     from .options import ExchangeOptions
     from .policy import Policy
     from .services import Services
+
+
+CHAT = "chat"
+"""Surface of Chat Completions; the other one is `assistants`."""
 
 
 def of_surface(event: ExchangeRequested, options: ExchangeOptions, services: Services) -> Services:
@@ -26,7 +32,16 @@ def of_surface(event: ExchangeRequested, options: ExchangeOptions, services: Ser
     profile = replace(made.profile, approval=functions, read_only=())
     policy = _routed(made.policy, services, model) if options.backend is None else options.policy_of(services)
     tools = dict.fromkeys(functions, _of_the_client)
-    return replace(made, profile=profile, policy=_windowed(policy, event.request), tools=tools)
+    made = replace(made, profile=profile, policy=_windowed(policy, event.request), tools=tools)
+    return of_chat(event, made) if event.surface == CHAT else made
+
+
+def of_chat(event: ExchangeRequested, services: Services) -> Services:
+    """Return the services of a request of Chat Completions: the client keeps its metadata and answers tool calls itself."""
+    extra: Mapping[str, Any] = event.request.get("options") or {}
+    policy = replace(services.policy, stream_fallback="continue")  # what was sent cannot be taken back
+    profile = replace(services.profile, approval=())
+    return replace(services, policy=policy, profile=profile, extra=extra, hands_over=True, metadata={})
 
 
 def _routed(policy: Policy, services: Services, model: str | None) -> Policy:

@@ -74,6 +74,10 @@ class Services:
     """What answers a served request that names a model, by its name; other names go to the backends of the policy."""
     metadata: Mapping[str, str] = field(default_factory=dict)
     """Pairs of text that are sent to providers that store them."""
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    """Parameters of a served request that only Chat Completions has; see `BackendRequest.extra`."""
+    hands_over: bool = False
+    """Whether the caller answers tool calls: a run ends with them."""
     answer_type: type[Any] | None = None
     """Model class that `Answer.parsed` is an object of; None if the profile says what it is."""
     tools: Mapping[str, ToolFunction] = field(default_factory=dict)

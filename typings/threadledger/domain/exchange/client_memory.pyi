@@ -1,0 +1,1 @@
+from domain.exchange.client_memory import *
