@@ -8,6 +8,7 @@ from threadledger.domain.conversation import stream_of
 from threadledger.domain.errors import InvalidInput
 from threadledger.domain.ledger import Ledger
 
+from .alignment import Aligned, Alignment, committed
 from .runs import in_conversation
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
     ClientT = TypeVar("ClientT", bound=OpenAI | AsyncOpenAI)
 
-__all__ = ["in_conversation", "record"]
+__all__ = ["Aligned", "Alignment", "committed", "in_conversation", "record"]
 
 
 def record(client: ClientT, ledger: Ledger | None = None, key: str | None = None) -> ClientT:

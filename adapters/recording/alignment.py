@@ -25,7 +25,7 @@ from .histories import NOT_SENT, after_the_model, first_new
 
 if TYPE_CHECKING:
     from threadledger.domain.conversation import Conversation, ConversationState, OpenExchange
-    from threadledger.domain.journal import Journal
+    from threadledger.domain.journal import Also, Journal
     from threadledger.domain.memory import Memory
 
 T = TypeVar("T")
@@ -108,6 +108,11 @@ class Alignment:
         self.messages = kept_messages(journal, messages, memory)
         self._start = self._branch(journal, earlier.state) if earlier is not None else None
         self._path = (memory.path_hash or journal.path_hash(key, memory.version)) if with_run else None
+
+    @property
+    def last(self) -> JournaledMessage | None:
+        """Return the message at the end of memory; None if memory is empty."""
+        return self._memory.messages[-1] if self._memory.messages else None
 
     def continuation(self, conversation: Conversation) -> Continuation:
         """Return what the request continues, and its new messages."""
@@ -193,9 +198,15 @@ class Alignment:
 
 
 def committed(
-    journal: Journal, key: str, read: Callable[[], Alignment], decide: Callable[[Alignment, Conversation], T]
+    journal: Journal,
+    key: str,
+    read: Callable[[], Alignment],
+    decide: Callable[[Alignment, Conversation], T],
+    also: Also | None = None,
 ) -> T:
     """Read, decide and store in one commit, again if another writer came first; the conversation is created if need be.
+
+    `also` writes notes in the same transaction.
 
     Raises:
         StoreError: the events cannot be written.
@@ -205,7 +216,7 @@ def committed(
     for _ in range(limits.DECIDE_ATTEMPTS_MAX):
         aligned = read()
         try:
-            return journal.commit(key, partial(decide, aligned), create=True)
+            return journal.commit(key, partial(decide, aligned), create=True, also=also)
         except ConversationChanged as error:
             refused = error
     raise refused or AssertionError("at least one attempt was made")

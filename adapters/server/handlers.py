@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from ..wire import Json, errors, objects
 from .assistants import HANDLERS_OF_ASSISTANTS
 from .calls import Handler, Served, ServedCall
+from .chat import HANDLERS_OF_CHAT
 from .runs import HANDLERS_OF_RUNS
 from .threads import HANDLERS_OF_THREADS
 
@@ -38,6 +39,7 @@ HANDLERS: Mapping[str, Handler] = {
     **HANDLERS_OF_ASSISTANTS,
     **HANDLERS_OF_THREADS,
     **HANDLERS_OF_RUNS,
+    **HANDLERS_OF_CHAT,
     "list_models": list_models,
     "retrieve_model": retrieve_model,
 }

@@ -17,6 +17,7 @@ from .serve_settings import ServeSettings
 
 FUNCTION = "function"
 NEEDS_TOOLS = "required"
+WEB_SEARCH = "web_search"
 
 
 def checked_tools(
@@ -87,6 +88,18 @@ def checked_resources(resources: Any, settings: ServeSettings, where: str = "too
     if used:
         _require_dropping(used[0], settings, f"{where}.{used[0]}")
     return {}, used
+
+
+def checked_search(options: Any, settings: ServeSettings, where: str = "web_search_options") -> list[str]:
+    """Return the type of the tool if a chat completion was to search the web, which is left out.
+
+    Raises:
+        ApiError: a 400, because the settings refuse it.
+    """
+    if options is None:
+        return []
+    _require_dropping(WEB_SEARCH, settings, where)
+    return [WEB_SEARCH]
 
 
 def losses_of(dropped: Sequence[str]) -> dict[str, int]:

@@ -9,17 +9,24 @@ import time
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from threadledger.domain.conversation import key_of, stream_of
-from threadledger.domain.effects import AsyncDriver
-from threadledger.domain.errors import AllBackendsFailed, Conflict, ConversationNotFound, ThreadledgerError
+from threadledger.domain.effects import AsyncDriver, ListenerLeft
+from threadledger.domain.errors import (
+    AllBackendsFailed,
+    Conflict,
+    ConversationNotFound,
+    StoreUnavailable,
+    ThreadledgerError,
+)
 from threadledger.domain.exchange import Conversing
 from threadledger.domain.exchange.served import continued, expired
 from threadledger.domain.failures import redact
 
 if TYPE_CHECKING:
-    from threadledger.domain.exchange import Answer
+    from threadledger.domain.effects import Effect, Effects
+    from threadledger.domain.exchange import Answer, Exchange
     from threadledger.domain.journal.served_notes import ServedNotes
     from threadledger.domain.ledger import Ledger
 
@@ -62,6 +69,11 @@ class LiveRun:
     exchange_id: str
     parts: list[Any] = field(default_factory=list)
     changed: threading.Condition = field(default_factory=threading.Condition)
+    error: Exception | None = None
+    """Why there is no answer, once an attended run has ended; None if there is one."""
+    listeners: int = 0
+    """Number of those who attend the run: it is cancelled when the last one leaves."""
+    task: asyncio.Task[None] | None = None
 
     def put(self, part: Any) -> None:
         """Add a part and wake the listeners."""
@@ -109,6 +121,7 @@ class Runner:
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self._live: dict[str, LiveRun] = {}
+        self._attended: dict[str, LiveRun] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._lock = threading.Lock()
         self._sent: list[str] = []
@@ -161,6 +174,43 @@ class Runner:
         """Return what listens to an exchange that this process runs; None if it does not."""
         with self._lock:
             return self._live.get(exchange_id)
+
+    def attend(self, name: str, key: str, exchange_id: str, exchange: Exchange) -> LiveRun:
+        """Run an exchange for those who listen to it, unless it runs under this name; nothing continues it when all have left.
+
+        Each listener has to `leave`.
+        """
+        with self._lock:
+            live = self._attended.get(name)
+            if live is not None:
+                live.listeners += 1
+                return live
+            live = self._attended[name] = LiveRun(key, exchange_id, listeners=1)
+        self._do(self._attend(name, live, exchange))
+        return live
+
+    def join(self, name: str) -> LiveRun | None:
+        """Return the exchange that runs under this name, with one more listener; None if there is none."""
+        with self._lock:
+            live = self._attended.get(name)
+            if live is not None:
+                live.listeners += 1
+            return live
+
+    def leave(self, name: str, live: LiveRun) -> None:
+        """Remove a listener from a run, which is cancelled if it has no other."""
+        with self._lock:
+            live.listeners -= 1
+            if live.listeners == 0 and self._attended.get(name) is live:
+                del self._attended[name]
+            task = live.task if live.listeners == 0 and not live.is_over else None
+        if task is not None and self._loop is not None:
+            self._loop.call_soon_threadsafe(task.cancel)
+
+    def is_attended(self, exchange_id: str) -> bool:
+        """Return whether this process runs an exchange for those who listen to it."""
+        with self._lock:
+            return any(live.exchange_id == exchange_id for live in self._attended.values())
 
     def mirror(self, key: str) -> None:
         """Send what is missing to the conversation's threads at a provider, if it has any, without waiting for it."""
@@ -252,6 +302,29 @@ class Runner:
                 if self._live.get(live.exchange_id) is live:
                     del self._live[live.exchange_id]
 
+    async def _attend(self, name: str, live: LiveRun, exchange: Exchange) -> None:
+        task = asyncio.current_task()
+        with self._lock:
+            live.task = task
+        if task is not None:
+            self._tasks.add(task)
+        try:
+            async with self._slots:
+                if live.listeners:
+                    async for part in self._driver.stream(_attended(exchange.run(), live)):
+                        live.put(part)
+        except asyncio.CancelledError:
+            live.error = StoreUnavailable("the server stops, or all listeners have left: send the request again")
+        except Exception as error:  # noqa: BLE001 - each listener raises it
+            live.error = error
+        finally:
+            if task is not None:
+                self._tasks.discard(task)
+            with self._lock:
+                if self._attended.get(name) is live:
+                    del self._attended[name]
+            live.put(None)
+
     async def _run(self, live: LiveRun, actor: str | None, stream: bool) -> None:
         journal = self._ledger.journal
         acting = journal if actor is None else journal.as_actor(actor, reserved=True)
@@ -323,3 +396,25 @@ class Runner:
                 continue
             logger.info("exchange %s of %r is continued here", exchange_id, key_of(stream))
             self.run(key_of(stream), exchange_id, None)
+
+
+def _attended(effects: Effects[T], live: LiveRun) -> Effects[T]:
+    """Run effects; when their task is cancelled because all listeners have left, they see that."""
+    step: Callable[[Any], Effect] = effects.send
+    given: Any = None
+    cancelled: asyncio.CancelledError | None = None
+    while True:
+        try:
+            effect = step(given)
+        except StopIteration as end:
+            return cast("T", end.value)
+        except ListenerLeft:
+            raise cancelled or asyncio.CancelledError from None
+        try:
+            step, given = effects.send, None
+            given = yield effect
+        except asyncio.CancelledError as error:
+            cancelled = error
+            step, given = effects.throw, error if live.listeners else ListenerLeft()
+        except BaseException as error:  # noqa: BLE001 - the effects must see every exception first
+            step, given = effects.throw, error

@@ -27,14 +27,14 @@ def completion_chunks(completion: Json, *, usage: bool = False) -> Iterator[Json
         base["usage"] = None
     for choice in completion["choices"]:
         logprobs = choice["logprobs"]
-        for delta in _message_deltas(choice["message"]):
+        for delta in message_deltas(choice["message"]):
             # The first piece of text has the probabilities of all tokens.
             shown = logprobs if delta.get("content") else None
             logprobs = logprobs if shown is None else None
             yield {**base, "choices": [_chunk_choice(choice["index"], delta, logprobs=shown)]}
         yield {**base, "choices": [_chunk_choice(choice["index"], {}, choice["finish_reason"])]}
     if usage:
-        yield {**base, "choices": [], "usage": completion["usage"]}
+        yield usage_chunk(completion)
 
 
 def first_chunk(completion: Json) -> Json:
@@ -42,7 +42,18 @@ def first_chunk(completion: Json) -> Json:
     return {**_chunk_base(completion), "choices": [_chunk_choice(0, {"role": "assistant", "content": ""})]}
 
 
-def _message_deltas(message: Json) -> Iterator[Json]:
+def chunk(completion: Json, delta: Json, reason: str | None = None) -> Json:
+    """Return a chunk of the first choice of a completion, of which only `id`, `created` and `model` are needed."""
+    return {**_chunk_base(completion), "choices": [_chunk_choice(0, delta, reason)]}
+
+
+def usage_chunk(completion: Json) -> Json:
+    """Return the chunk with the usage of a completion, which comes last."""
+    return {**_chunk_base(completion), "choices": [], "usage": completion["usage"]}
+
+
+def message_deltas(message: Json) -> Iterator[Json]:
+    """Yield the parts of a message: the role, then texts, sound and annotations, and the calls."""
     calls = message.get("tool_calls")
     if not calls:
         yield {"role": "assistant", "content": "", "refusal": None}

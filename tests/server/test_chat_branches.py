@@ -1,0 +1,162 @@
+"""An app that edits, regenerates and goes back through the served Chat Completions: memory is what its user sees."""
+
+from __future__ import annotations
+
+from itertools import count
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from openai import OpenAI
+
+from threadledger.domain.conversation import events as e
+from threadledger.domain.ledger import Ledger
+
+MODEL = "gpt-6-astra"
+KEYS = count(1)
+
+
+class App:
+    """An app that keeps its histories itself, and sends one whole with each request."""
+
+    def __init__(self, client: OpenAI, ledger: Ledger, simulator: Any, key: str) -> None:
+        self.client, self.ledger, self.simulator, self.key = client, ledger, simulator, key
+        self.shown: list[str] = []
+        """What the user sees: questions and answers in turn."""
+        self.numbers = count(1)
+        self.sent = 0
+
+    def call(self, history: list[str]) -> str:
+        roles = ("user", "assistant")
+        messages: list[Any] = [{"role": roles[at % 2], "content": text} for at, text in enumerate(history)]
+        self.simulator.answer(f"answer {next(self.numbers)}")
+        self.sent += 1
+        system: Any = {"role": "system", "content": "Be brief."}
+        made = self.client.chat.completions.create(
+            model=MODEL, messages=[system, *messages], metadata={"conversation": self.key}
+        )
+        return made.choices[0].message.content or ""
+
+    def ask(self, text: str = "") -> list[str]:
+        asked = [*self.shown, text or f"question {next(self.numbers)}"]
+        self.shown = [*asked, self.call(asked)]
+        return self.shown
+
+    def edit(self, at: int, text: str = "") -> list[str]:
+        self.shown = self.shown[:at]
+        return self.ask(text)
+
+    def regenerate(self, at: int = -1) -> list[str]:
+        history = self.shown[:at]
+        self.shown = [*history, self.call(history)]
+        return self.shown
+
+    def memory(self) -> list[str]:
+        return [each.message.text for each in self.ledger.memory(self.key).messages]
+
+    def events(self, *kinds: type[e.Event]) -> list[Any]:
+        return [each for each in self.ledger.journal.history(self.key) if isinstance(each, kinds)]
+
+
+@pytest.fixture
+def ledger(server: Any) -> Ledger:
+    found: Ledger = server.served.ledger
+    return found
+
+
+@pytest.fixture
+def app(client: OpenAI, ledger: Ledger, simulator: Any) -> App:
+    return App(client, ledger, simulator, "customer-42")
+
+
+def test_an_edited_question_stays_aside_until_the_app_continues_it(app: App) -> None:
+    app.ask("one")
+    before = list(app.ask("two"))
+    app.edit(2, "second")
+    assert app.memory() == before
+    app.ask("three")
+    assert app.memory() == app.shown
+    assert len(app.events(e.BranchSelected)) == 1
+
+
+def test_a_regenerated_answer_is_a_variant_and_the_question_is_there_once(app: App) -> None:
+    before = list(app.ask("one"))
+    app.regenerate()
+    app.regenerate()
+    assert app.memory() == before
+    requests = app.events(e.ExchangeRequested)
+    question = app.events(e.MessageJournaled)[0]
+    assert [each.question_message_id for each in requests] == [None, question.message_id, question.message_id]
+    app.ask("two")
+    assert app.memory() == app.shown
+    assert [each.role for each in app.events(e.MessageJournaled)].count("user") == 2
+    said = app.events(e.MessageJournaled)[1]
+    variants = app.ledger.conversation(app.key).variants(said.message_id)
+    assert [each.text for each in variants] == ["answer 1", "answer 2", "answer 3"]
+
+
+def test_a_run_aside_records_the_path_that_it_saw(app: App) -> None:
+    app.ask("one")
+    app.ask("two")
+    app.edit(2, "second")
+    run, journal = app.events(e.RunStarted)[-1], app.ledger.journal
+    seen = journal.memory(app.key, run.memory_version, leaf=run.memory_leaf_version)
+    assert [each.message.text for each in seen.messages] == ["one", "answer 1", "second"]
+    assert run.path_hash == seen.digest()
+    assert list(app.ledger.check()) == []
+
+
+def test_a_conversation_of_the_app_s_own_process_is_continued(app: App) -> None:
+    app.ledger.conversation(app.key).ask("one")
+    app.shown = app.memory()
+    app.ask("two")
+    app.ledger.conversation(app.key).ask("three")
+    assert app.memory()[:4] == app.shown
+    app.shown = app.memory()
+    app.ask("four")
+    assert app.memory() == app.shown
+    assert app.events(e.BranchSelected) == []
+
+
+@st.composite
+def stories(draw: st.DrawFn) -> list[tuple[str, int, int]]:
+    kinds = st.sampled_from(["ask", "ask", "edit", "regenerate", "back", "same"])
+    return draw(st.lists(st.tuples(kinds, st.integers(0, 9), st.integers(0, 9)), max_size=10))
+
+
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(story=stories())
+def test_after_each_continued_request_memory_is_what_the_app_sent_and_its_answer(
+    client: OpenAI, ledger: Ledger, simulator: Any, story: list[tuple[str, int, int]]
+) -> None:
+    app = App(client, ledger, simulator, f"k-{next(KEYS)}")
+    app.ask()
+    app.ask()  # now it is known that the app sends whole histories
+    views, ends = [list(app.shown)], {tuple(app.shown)}
+    memory = app.memory()
+    for kind, one, other in story:
+        before = list(app.shown)
+        questions = range(0, len(before), 2)
+        match kind:
+            case "ask":
+                app.ask()
+            case "same":
+                app.ask(before[0])
+            case "edit":
+                app.edit(questions[one % len(questions)])
+            case "regenerate":
+                app.regenerate(questions[one % len(questions)] + 1)
+            case _:
+                view = views[one % len(views)]
+                app.shown = view[: 2 * (1 + other % (len(view) // 2))]
+        if kind in {"ask", "same"} and tuple(before) in ends:
+            ends.discard(tuple(before))
+            memory = list(app.shown)
+        if kind != "back":
+            ends.add(tuple(app.shown))
+            views.append(list(app.shown))
+        assert app.memory() == memory
+    answers = [each.content for each in app.events(e.MessageJournaled) if each.role == "assistant"]
+    assert len(answers) == len(set(map(str, answers))) == app.sent
+    assert list(ledger.check()) == []

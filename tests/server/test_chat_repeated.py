@@ -1,0 +1,197 @@
+"""Requests for completions that a client repeats or leaves: one message and one run, and nobody pays for an answer unread."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import httpx2
+import pytest
+
+from threadledger.domain.conversation import events as e
+from threadledger.domain.ledger import Ledger
+
+from .chat_only import ChatOnly
+from .speaking import until
+
+HEADER = "x-threadledger-conversation"
+RETRY = {"x-stainless-retry-count": "1"}
+BODY: dict[str, Any] = {"model": "gpt-5.5", "messages": [{"role": "user", "content": "Hello"}]}
+PATH = "/chat/completions"
+
+
+@pytest.fixture
+def server(open_api: Callable[..., Any]) -> Any:
+    return open_api(retries=0)
+
+
+@pytest.fixture
+def ledger(server: Any) -> Ledger:
+    found: Ledger = server.served.ledger
+    return found
+
+
+def post(server: Any, headers: Any = None, **changed: Any) -> httpx2.Response:
+    """Request a completion in the conversation `k`."""
+    given = {HEADER: "k", **(headers or {})}
+    return httpx2.post(f"{server.base_url}{PATH}", json=BODY | changed, headers=given, timeout=30)
+
+
+@contextmanager
+def sent(server: Any, **changed: Any) -> Iterator[None]:
+    """Send the same request on a connection that is closed at the end; its body is written as httpx2 does."""
+    raw = json.dumps(BODY | changed, separators=(",", ":")).encode()
+    given = {"Host": f"127.0.0.1:{server.port}", "Content-Type": "application/json", HEADER: "k"}
+    given["Content-Length"] = str(len(raw))
+    head = "".join(f"{name}: {value}\r\n" for name, value in given.items())
+    with socket.create_connection(("127.0.0.1", server.port)) as connection:
+        connection.sendall(f"POST /v1{PATH} HTTP/1.1\r\n{head}\r\n".encode() + raw)
+        yield
+
+
+def of(ledger: Ledger, *kinds: type[e.Event]) -> list[Any]:
+    return [each for each in ledger.conversation("k").events() if isinstance(each, kinds)]
+
+
+def said(ledger: Ledger) -> list[str]:
+    return [each.message.text for each in ledger.memory("k").messages]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_request_with_an_idempotency_key_is_answered_once(
+    server: Any, ledger: Ledger, upstream: ChatOnly, stream: bool
+) -> None:
+    key = {"idempotency-key": "parcel-1"}
+    first, second = post(server, key, stream=stream), post(server, key, stream=stream)
+    assert said(ledger) == ["Hello", "You said: Hello"]
+    assert len(upstream.requests) == 1
+    if not stream:
+        assert first.json() == second.json()
+        return
+    texts = []
+    for each in (first, second):
+        lines = [line.removeprefix("data: ") for line in each.text.splitlines() if line]
+        assert lines[-1] == "[DONE]"
+        deltas = [json.loads(line)["choices"][0] for line in lines[:-1]]
+        texts.append("".join(delta["delta"].get("content") or "" for delta in deltas))
+        assert deltas[-1]["finish_reason"] == "stop"
+    assert texts == ["You said: Hello"] * 2
+
+
+def test_the_same_key_for_another_request_is_refused(server: Any, ledger: Ledger) -> None:
+    key = {"idempotency-key": "parcel-1"}
+    post(server, key)
+    again = post(server, key, messages=[{"role": "user", "content": "Bye"}])
+    assert (again.status_code, again.json()["error"]["code"]) == (400, "idempotency_key_reused")
+    assert said(ledger) == ["Hello", "You said: Hello"]
+
+
+def test_one_key_in_two_conversations_is_two_completions(server: Any, ledger: Ledger) -> None:
+    key = {"idempotency-key": "parcel-1"}
+    one, other = post(server, key, store=True), post(server, {**key, HEADER: "other"}, store=True)
+    assert one.json()["id"] != other.json()["id"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_repetition_joins_the_run_of_the_first_request(
+    server: Any, ledger: Ledger, upstream: ChatOnly, stream: bool
+) -> None:
+    key = {"idempotency-key": "parcel-1"}
+    with ThreadPoolExecutor(2) as pool, upstream.held():
+        first = pool.submit(post, server, key, stream=stream)
+        upstream.wait_for(1)
+        second = pool.submit(post, server, key, stream=stream)
+        until(lambda: any(live.listeners == 2 for live in [*server.served.runner._attended.values()]))
+        upstream._released.set()
+        answers = [first.result().text, second.result().text]
+    assert answers[0] == answers[1]
+    assert len(upstream.requests) == len(of(ledger, e.RunStarted)) == 1
+
+
+def test_the_sdk_s_retry_of_a_lost_request_is_the_same_request(server: Any, ledger: Ledger, upstream: ChatOnly) -> None:
+    with upstream.held(), sent(server):
+        upstream.wait_for(1)
+    until(lambda: len(of(ledger, e.RunFailed, e.RunCompleted)) == 1)
+    answer = post(server, RETRY)
+    assert answer.json()["choices"][0]["message"]["content"] == "You said: Hello"
+    assert said(ledger) == ["Hello", "You said: Hello"]
+    assert len(of(ledger, e.ExchangeRequested)) == 1
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_run_of_a_client_that_leaves_is_cancelled(
+    server: Any, ledger: Ledger, upstream: ChatOnly, stream: bool
+) -> None:
+    with upstream.held():
+        with sent(server, stream=stream):
+            upstream.wait_for(1)
+        until(lambda: of(ledger, e.ExchangeAbandoned))
+    [failed] = of(ledger, e.RunFailed)
+    assert (failed.status, failed.code) == ("cancelled", "listener_left")
+    assert not server.served.runner._attended
+    assert said(ledger) == ["Hello"]
+
+
+def test_a_question_that_was_left_is_answered_when_it_is_sent_again(
+    server: Any, ledger: Ledger, upstream: ChatOnly
+) -> None:
+    with upstream.held():
+        with sent(server):
+            upstream.wait_for(1)
+        until(lambda: of(ledger, e.ExchangeAbandoned))
+    assert post(server).status_code == 200
+    assert said(ledger) == ["Hello", "You said: Hello"]
+    assert len({each.exchange_id for each in of(ledger, e.RunStarted)}) == 1
+
+
+def test_a_run_with_another_listener_goes_on(server: Any, ledger: Ledger, upstream: ChatOnly) -> None:
+    key = {"idempotency-key": "parcel-1"}
+    attended = server.served.runner._attended
+    with ThreadPoolExecutor(1) as pool, upstream.held():
+        with httpx2.stream(
+            "POST", f"{server.base_url}{PATH}", json=BODY | {"stream": True}, headers={HEADER: "k", **key}
+        ):
+            upstream.wait_for(1)
+            second = pool.submit(post, server, key, stream=True)
+            until(lambda: any(live.listeners == 2 for live in [*attended.values()]))
+        until(lambda: any(live.listeners == 1 for live in [*attended.values()]))
+        upstream._released.set()
+        assert "[DONE]" in second.result().text
+    assert of(ledger, e.RunFailed) == []
+
+
+def test_a_failed_request_that_is_repeated_is_run_again(server: Any, ledger: Ledger, upstream: ChatOnly) -> None:
+    key = {"idempotency-key": "parcel-1"}
+    upstream.fail(500)
+    first = post(server, key, store=True)
+    assert first.status_code == 500
+    second = post(server, key, store=True)
+    assert second.status_code == 200
+    assert said(ledger) == ["Hello", "You said: Hello"]
+    assert len(of(ledger, e.ExchangeRequested)) == 1
+    assert len(of(ledger, e.RunStarted)) == 2
+    stored = httpx2.get(f"{server.base_url}{PATH}/{second.json()['id']}")
+    assert stored.json() == second.json() == post(server, key, store=True).json()
+
+
+def test_two_equal_requests_that_were_answered_stay_two(server: Any, ledger: Ledger) -> None:
+    first, second = post(server), post(server)
+    assert first.json()["id"] != second.json()["id"]
+    third = post(server, RETRY)  # its first attempt never arrived
+    assert third.json()["id"] not in {first.json()["id"], second.json()["id"]}
+
+
+def test_an_answer_that_was_sent_before_the_server_started_is_found(
+    open_api: Callable[..., Any], upstream: ChatOnly
+) -> None:
+    key = {"idempotency-key": "parcel-1"}
+    first = open_api()
+    answer = post(first, key)
+    first.stop()
+    again = post(open_api(), key)
+    assert answer.json() == again.json()
+    assert len(upstream.requests) == 1
