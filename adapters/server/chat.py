@@ -202,7 +202,8 @@ class Answering:
         except BaseException:
             self.leave()
             raise
-        frames = chain(map(sse.frame, chain([first], chunks)), [sse.frame(sse.DONE)])
+        pieces = (b"".join(map(sse.frame, each)) for each in chain([first], chunks))
+        frames = chain(pieces, [sse.frame(sse.DONE)])
         return EventStream("chat", frames, lambda _status: self.leave())
 
     def leave(self) -> None:
@@ -211,13 +212,16 @@ class Answering:
             self._has_left = True
             self._served.runner.leave(self._wanted.completion_id, self._live)
 
-    def _chunks(self, writer: ChunkWriter) -> Iterator[Json]:
+    def _chunks(self, writer: ChunkWriter) -> Iterator[list[Json]]:
+        """Yield the chunks of a stream, those that are there at the same time together."""
         try:
-            for part in self._live.listen(self._call.gone.is_set):
-                yield from writer.of_part(part)
+            for parts in self._live.listen(self._call.gone.is_set):
+                chunks = [chunk for part in parts for chunk in writer.of_part(part)]
+                if chunks:
+                    yield chunks
             if not self._live.is_over:
                 raise _client_left()
-            yield from writer.end(self._completion())
+            yield [*writer.end(self._completion())]
         finally:
             self.leave()
 
