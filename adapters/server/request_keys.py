@@ -1,4 +1,4 @@
-"""Recognise a request that a client sends again, so that it stores nothing twice.
+"""Find a request that a client sends again, so that it stores nothing twice.
 
 A request with an `Idempotency-Key` is the same as an earlier one with that key. The SDKs send none, but say in
 `x-stainless-retry-count` that they repeat a request: it is the same as the newest one of the same key, path and body whose

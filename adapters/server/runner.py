@@ -60,7 +60,7 @@ End = tuple[str, str]
 
 @dataclass
 class LiveRun:
-    """Pass on what happens in one running exchange to those who listen, each from its beginning.
+    """Show what happens in one running exchange to those who listen, each from its beginning.
 
     `parts` are the parts of the answer, then `None` at the end.
     """
@@ -150,7 +150,7 @@ class Runner:
         self._ready.wait()
 
     def stop(self) -> None:
-        """Let running exchanges end for some seconds, then leave them to other processes, and end the event loop."""
+        """Wait some seconds for running exchanges, then leave them to other processes, and end the event loop."""
         if self._stopping.is_set() or not self._ready.is_set():
             return
         self._stopping.set()

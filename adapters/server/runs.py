@@ -360,7 +360,7 @@ def submit_tool_outputs(served: Served, call: ServedCall) -> Json | EventStream:
 def outputs_in(body: Json, pending: Sequence[str]) -> dict[str, str]:
     """Return the submitted outputs by the ids of their calls.
 
-    The API requires neither field of an output. Without an id it answers the only call in `pending`; without a text it is empty.
+    Neither field of an output is required. Without an id it answers the only call in `pending`; without a text it is empty.
     """
     given: list[Json] = []
     for index, each in enumerate(validation.array(body.get("tool_outputs"), "tool_outputs")):

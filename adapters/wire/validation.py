@@ -27,7 +27,7 @@ _noting: ContextVar[Callable[[str], None] | None] = ContextVar("noting", default
 def unknown_fields_noted(note: Callable[[str], None]) -> Iterator[None]:
     """Ignore fields that the API does not have while the context lasts; `note` is called with each field's full name.
 
-    The checks remove such fields from the body of the request. Without the context, they refuse them.
+    The checks remove such fields from the body of the request. Without the context, such fields are refused.
     """
     token = _noting.set(note)
     try:

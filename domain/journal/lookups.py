@@ -28,7 +28,7 @@ ROWS_AT_FIRST, ROWS_AT_ONCE = 8, 500
 
 
 class Lookups:
-    """Look up events and messages of a conversation as it was when it was loaded."""
+    """Find events and messages of a conversation as it was when it was loaded."""
 
     def __init__(self, log: EventLog, head: StreamHead) -> None:
         self._log = of_generation(log, head)
