@@ -61,11 +61,11 @@ class Listener(uvicorn.Server):
         """Wait for requests in progress; without a subclass that does, they are released at once."""
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await self._accept_no_more(sockets or [])
         for server in self.servers:
             server.close()
         for listening in sockets or []:
             listening.close()
-        await _callbacks_called()  # connections that were accepted before are known then
         for connection in list(self.server_state.connections):
             connection.shutdown()
         await self.finish()
@@ -74,6 +74,14 @@ class Listener(uvicorn.Server):
             await asyncio.wait(list(self.server_state.tasks), timeout=CUT_SECONDS)
         for connection in list(self.server_state.connections):
             connection.transport.abort()
+        await _callbacks_called()
+
+    async def _accept_no_more(self, sockets: list[socket.socket]) -> None:
+        """Stop accepting, and let connections that were just accepted begin: asyncio drops them once the server is closed."""
+        loop = asyncio.get_running_loop()
+        for listening in sockets:
+            with contextlib.suppress(NotImplementedError):  # of a loop without readers, as on Windows
+                loop.remove_reader(listening)
         await _callbacks_called()
 
     def ask_to_stop(self) -> None:

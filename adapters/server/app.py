@@ -10,6 +10,7 @@ import asyncio
 import json
 import logging
 import re
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -58,6 +59,9 @@ CREDENTIALS = ("authorization", "proxy-authorization", "api-key", "x-api-key", "
 """Headers that a handler does not see."""
 
 JSON_TYPE = re.compile(r"application/json\s*(;\s*charset\s*=\s*\"?utf-?8\"?\s*)?", re.IGNORECASE)
+LAST_FRAME = f"data: {sse.DONE}\n\n".encode()
+"""End of a stream's last frame: a client may leave as soon as it has that, before the end of the body."""
+
 STREAM_HEADERS = sse.STREAM_HEADERS | {"x-accel-buffering": "no"}
 """Headers of a stream; the last one keeps nginx from collecting it."""
 
@@ -252,9 +256,14 @@ class ServerApp:
         try:
             while connected:
                 piece = next(stream.frames, None)
-                if piece is None:
-                    return request.from_thread(partial(request.write, b"", last=True))
-                connected = not piece or request.from_thread(partial(request.write, piece))
+                is_last = piece is None or piece.endswith(LAST_FRAME)
+                if piece or is_last:
+                    connected = request.from_thread(partial(request.write, piece or b"", last=is_last))
+                else:
+                    connected = not request.gone.is_set()
+                if is_last:
+                    deque(stream.frames, maxlen=0)  # what the handler does after the last one
+                    return connected
         except Exception as error:  # noqa: BLE001 - it is sent within the stream
             refusal = _refused(error, request.request_id)
             _abandon(stream, "failed", request.request_id)

@@ -161,24 +161,46 @@ def test_a_stream_has_its_headers_and_those_of_its_handler(serve: Serve) -> None
     assert answered.raw == chunk("a")
 
 
-@pytest.mark.parametrize("while_waiting", [True, False])
-def test_a_stream_whose_client_leaves_is_abandoned(serve: Serve, noted: Noted, lines: Any, while_waiting: bool) -> None:
+@pytest.mark.parametrize("is_killed", [True, False])
+def test_a_stream_whose_client_leaves_is_abandoned(serve: Serve, noted: Noted, lines: Any, is_killed: bool) -> None:
     streaming = Streaming(frames=1_000)
     server = serve({"create_completion": streaming}, hooks=noted.hooks)
     with connected(server) as line:
         line.sendall(post(server))
         streaming.release(1)
         received(line, chunk("0"))
-        assert all(streaming.asked.acquire(timeout=SECONDS_MAX) for _ in range(2))
-        leave(line) if while_waiting else line.close()
+        for _ in range(2):  # its thread waits for the next frame
+            assert streaming.asked.acquire(timeout=SECONDS_MAX)
+        leave(line) if is_killed else line.close()
     assert streaming.gone is not None
     assert streaming.gone.wait(SECONDS_MAX)
-    assert streaming.abandoned == []  # its thread waits for the next frame
+    assert streaming.abandoned == []
     streaming.release(1)
     assert noted.ends(1) == ["unsent"]
     assert streaming.abandoned == ["cancelled"]
     assert len(set(streaming.threads)) == 1
     assert lines.statuses(1) == [200]
+
+
+def test_a_client_may_leave_as_soon_as_it_has_the_last_event(serve: Serve, noted: Noted) -> None:
+    after: list[bool] = []
+    left = threading.Event()
+
+    def stream(_served: Any, call: ServedCall) -> Any:
+        def frames() -> Iterator[bytes]:
+            yield sse.frame(sse.DONE, "done")
+            left.wait(SECONDS_MAX)
+            after.append(call.gone.wait(0.1))
+
+        return EventStream("assistants", frames(), lambda status: after.append(True))
+
+    server = serve({"create_completion": stream}, hooks=noted.hooks)
+    with connected(server) as line:
+        line.sendall(post(server))
+        received(line, b"[DONE]")
+        leave(line)
+    left.set()
+    assert (noted.ends(1), after) == (["sent"], [False])
 
 
 def test_a_client_that_reads_nothing_is_taken_for_gone(serve: Serve, noted: Noted) -> None:
