@@ -100,7 +100,8 @@ class RealObjects:
 
     @cached_property
     def _completions(self) -> list[str]:
-        messages = [QUESTION]
+        """Two stored completions; the SDK's type of a stored message knows the role `assistant` alone."""
+        messages = [{"role": "assistant", "content": text} for text in ("Hello", "How can I help?")]
         return [self._post("/chat/completions", model=MODEL, messages=messages, store=True)["id"] for _ in range(2)]
 
     @property
@@ -111,7 +112,9 @@ class RealObjects:
             return [str(self._another_run(path)["id"]) for _ in range(2)]
         if path.endswith("/assistants"):
             return [self.named("assistant_id") for _ in range(2)]
-        if "/chat/completions" in path:
+        if path.endswith("/chat/completions"):
+            return self._completions
+        if "/completion_id" in path:
             return self._ids(path.replace("/completion_id", f"/{self.named('completion_id')}"))
         return self._ids(path.replace("/run_id", f"/{self.named('run_id')}"))
 
@@ -154,7 +157,7 @@ def _with_call(output: Any, real: Any) -> Any:
 
 @pytest.fixture(scope="session")
 def _http() -> Iterator[httpx2.Client]:
-    with httpx2.Client(base_url=BASE_URL, timeout=30) as http:
+    with httpx2.Client(base_url=BASE_URL, headers={"authorization": "Bearer any"}, timeout=30) as http:
         yield http
 
 

@@ -16,6 +16,7 @@ import pytest
 
 from .chat_only import ChatOnly
 from .downloads import cached, run
+from .real_ids import replace_ids
 
 SOAK = "THREADLEDGER_SOAK" in os.environ
 BETA = "tests/api_resources/beta"
@@ -69,6 +70,23 @@ def selections() -> list[Any]:
         pytest.param("not Async", id="blocking"),
         pytest.param("Async and not aiohttp", id="awaiting", marks=awaiting),
     ]
+
+
+def test_the_plugin_replaces_ids_and_no_other_value() -> None:
+    query = {"after": "after", "before": "before", "limit": 0, "order": "asc", "model": "model", "run_id": "run_id"}
+    body = {
+        "assistant_id": "assistant_id",
+        "metadata": {"run_id": "run_id"},
+        "instructions": "run_id",
+        "tool_outputs": [{"tool_call_id": "tool_call_id", "output": "output"}, {}],
+    }
+    path, queried, sent = replace_ids("/threads/thread_id/runs/run_id/steps", query, body, "real {}".format)
+    assert path == "/threads/real thread_id/runs/real run_id/steps"
+    assert queried == query | {"after": "real after", "before": "real before", "run_id": "real run_id"}
+    assert sent == body | {
+        "assistant_id": "real assistant_id",
+        "tool_outputs": [{"tool_call_id": "real tool_call_id", "output": "output"}, {}],
+    }
 
 
 @pytest.mark.parametrize("selection", selections())
