@@ -87,4 +87,27 @@ saw.metadata = (await threads.retrieve(thread.id)).metadata;
 await threads.delete(thread.id);
 saw.gone = await threads.retrieve(thread.id).catch((error) => error.status);
 
+// Chat Completions
+const { completions } = client.chat;
+const hello = { model: "gpt-4o", messages: [{ role: "user", content: "Hello" }] };
+const stored = await completions.create({ ...hello, store: true, metadata: { conversation: "node-1" } });
+saw.completion = [stored.choices[0].message.content, stored.choices[0].finish_reason, stored.usage.total_tokens > 0];
+saw.stored = (await completions.retrieve(stored.id)).id === stored.id;
+const kept = [];
+for await (const message of completions.messages.list(stored.id)) kept.push(message.role);
+saw.kept = kept;
+const chunks = [];
+const chunked = await completions.create({ ...hello, stream: true, stream_options: { include_usage: true } });
+for await (const chunk of chunked) chunks.push(chunk);
+saw.chunks = {
+  text: chunks.map((chunk) => chunk.choices[0]?.delta.content ?? "").join(""),
+  usage: chunks.at(-1).usage.total_tokens > 0,
+};
+const runner = completions.runTools({
+  ...hello,
+  tools: [{ type: "function", function: { ...weather.function, parse: JSON.parse, function: ({ place }) => `rain in ${place}` } }],
+});
+saw.tools = await runner.finalContent();
+saw.unknown = await completions.retrieve("chatcmpl-0123").catch((error) => error.status);
+
 process.stdout.write(JSON.stringify(saw));

@@ -68,3 +68,13 @@ def test_the_azure_client_cancels_a_run(azure: Any, upstream: ChatOnly) -> None:
     run = azure.beta.threads.create_and_run_poll(assistant_id=assistant.id, thread={"messages": [question]})
     assert run.status == "requires_action"
     assert azure.beta.threads.runs.cancel(run.id, thread_id=run.thread_id).status == "cancelled"
+
+
+def test_the_azure_client_completes_a_chat_at_the_path_of_its_deployment(azure: Any, upstream: ChatOnly) -> None:
+    question = [{"role": "user", "content": "Hello"}]
+    whole = azure.chat.completions.create(model="my-deployment", messages=question)
+    assert (whole.model, whole.choices[0].message.content) == ("my-deployment", "You said: Hello")
+    with azure.chat.completions.create(model="my-deployment", messages=question, stream=True) as stream:
+        pieces = [chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices]
+    assert "".join(pieces) == "You said: Hello"
+    assert [each["model"] for each in upstream.requests] == ["my-deployment"] * 2

@@ -101,5 +101,11 @@ def test_an_app_on_the_node_sdk_works(
         "assistants": True,
         "metadata": {"customer": "42"},
         "gone": 404,
+        "completion": ["You said: Hello", "stop", True],
+        "stored": True,
+        "kept": ["user"],
+        "chunks": {"text": "You said: Hello", "usage": True},
+        "tools": "The function said: rain in Lyon",
+        "unknown": 404,
     }
     assert upstream.other_paths == []
