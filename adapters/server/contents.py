@@ -10,7 +10,7 @@ from typing import Any
 from threadledger.domain.conversation import parse_message
 from threadledger.domain.conversation.items import thread_message
 from threadledger.domain.conversation.messages import JournaledMessage, Message, Role, Source
-from threadledger.domain.conversation.parts import Audio, File, Image, Part, Text
+from threadledger.domain.conversation.parts import Audio, File, Image, Part, Text, Verbatim
 from threadledger.domain.ids import from_iso
 
 from ..wire import Json, bodies, fields, objects, validation
@@ -44,11 +44,26 @@ def said(body: Json, settings: ServeSettings, where: str = "") -> tuple[Message,
     return parse_message(given), metadata
 
 
+HIDDEN = frozenset({"reasoning", "hosted_call", "unknown"})
+"""Types of parts that a message does not show: what the model did besides speaking."""
+
+
 def is_shown(message: JournaledMessage) -> bool:
     """Return whether a thread shows a message: what a user or the model said, without calls and results of functions."""
     if message.role_name not in SHOWN_ROLES or message.is_summary:
         return False
-    return bool(message.message.content) or not message.message.calls()
+    if says_anything(message.message):
+        return True
+    is_imported = message.source is Source.IMPORT and bool(message.message.content)
+    return not is_imported and not message.message.calls()
+
+
+def says_anything(message: Message) -> bool:
+    """Return whether the content of a message has anything that the API shows."""
+    content = message.content
+    if isinstance(content, tuple):
+        return any(not isinstance(part, Verbatim) or part.as_json().get("type") not in HIDDEN for part in content)
+    return bool(content)
 
 
 def message_id_of(message: JournaledMessage) -> str:
@@ -141,7 +156,7 @@ def _other(part: Json) -> Iterator[Json]:
             yield {"type": "refusal", "refusal": refusal}
         case {"type": "image_file", "image_file": {"file_id": str()}}:
             yield part
-        case {"type": "reasoning" | "hosted_call" | "unknown"}:
+        case {"type": str(kind)} if kind in HIDDEN:
             return
         case _:
             yield objects.text_part(f"[{part.get('type') or 'a part of another kind'}]")

@@ -13,7 +13,7 @@ from threadledger.domain.failures import Cause, Failure, diagnose, redact
 from threadledger.domain.ids import now, to_iso
 
 from ..wire import Json, objects
-from .contents import MESSAGE, RUN, seconds, texts_in
+from .contents import MESSAGE, RUN, says_anything, seconds, texts_in
 from .ids import wire_id
 
 if TYPE_CHECKING:
@@ -283,10 +283,11 @@ def steps_of(run: ServedRun, run_json: Json) -> Iterator[Json]:
     for each in run.said:
         name, moment = wire_id(STEP, each.event.message_id), each.event.timestamp
         calls = each.message.calls()
-        if each.message.content or not calls:
+        says = says_anything(each.message)
+        if says or not calls:
             yield message_step(name, wire_id(MESSAGE, each.event.message_id), seconds(moment), run_json)
         if calls:
-            yield _calls_step(run, f"{name}{CALLS}" if each.message.content else name, each, run_json)
+            yield _calls_step(run, f"{name}{CALLS}" if says else name, each, run_json)
 
 
 def message_step(step_id: str, message_id: str, created: int, run_json: Json, status: str = "completed") -> Json:

@@ -23,7 +23,7 @@ from ..wire.errors import bad_request, no_such
 from ..wire.pages import not_in_list
 from . import tenants
 from .calls import Handler, Served, ServedCall
-from .contents import MESSAGE, is_shown, message_object, run_id_of, said, seconds, texts_in
+from .contents import MESSAGE, is_shown, message_id_of, message_object, run_id_of, said, seconds, texts_in
 from .hosted_tools import checked_resources
 from .ids import new_id, uuid_in, wire_id
 from .pages import PageQuery, page_of
@@ -80,8 +80,14 @@ def _keys(journal: Journal, call: ServedCall, thread_id: str) -> Sequence[str]:
     if journal.load(key) is not None:
         return [key]
     places = journal.addressed([thread_id]).get(thread_id, [])
-    keys = [key_of(stream) for stream, _ in places]
-    return [each for each in dict.fromkeys(keys) if tenants.reaches(call.caller, each)]
+    keys = dict.fromkeys(key_of(stream) for stream, _ in places)
+    return [each for each in keys if tenants.reaches(call.caller, each) and _was(journal, each, thread_id)]
+
+
+def _was(journal: Journal, key: str, thread_id: str) -> bool:
+    """Return whether a conversation was imported from the thread with this id: messages and runs have addresses too."""
+    start = journal.start_of(key)
+    return start is not None and start.origin.get("thread_id") == thread_id
 
 
 def thread_object(thread_id: str, started: datetime, metadata: Mapping[str, Any]) -> Json:
@@ -318,11 +324,16 @@ def _find(thread: FoundThread, lookups: Lookups, message_id: str, param: str = "
     """
     version = _version_of(thread, lookups, message_id)
     found = lookups.message(version) if version is not None else None
-    if found is None or not is_shown(found):
+    if found is None or not is_shown(found) or not _is_named(found, message_id):
         if param:
             raise not_in_list(message_id, param)
         raise no_such("message", message_id)
     return found
+
+
+def _is_named(message: JournaledMessage, message_id: str) -> bool:
+    """Return whether a message has this id: the ids of runs and steps lead to messages too."""
+    return message_id in (message_id_of(message), wire_id(MESSAGE, message.message_id), message.message_id)
 
 
 def _version_of(thread: FoundThread, lookups: Lookups, message_id: str) -> int | None:

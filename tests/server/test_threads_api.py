@@ -149,3 +149,17 @@ def test_an_unknown_thread_is_a_404(threads: Any, thread_id: str) -> None:
         threads.retrieve(thread_id)
     with pytest.raises(openai.NotFoundError, match="No thread found"):
         threads.messages.create(thread_id, role="user", content="x")
+
+
+def test_a_message_that_only_calls_functions_and_thinks_is_not_listed(threads: Any, ledger: Ledger) -> None:
+    call = {"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": "{}"}}
+    thinks = {"type": "reasoning", "text": "Hm."}
+    ledger.conversation("thread_r").extend(
+        [
+            {"role": "user", "content": "Rain?"},
+            {"role": "assistant", "content": [thinks], "tool_calls": [call]},
+            {"role": "tool", "tool_call_id": "call_1", "content": "no"},
+            {"role": "assistant", "content": [thinks, {"type": "text", "text": "No."}]},
+        ]
+    )
+    assert texts(threads.messages.list("thread_r", order="asc").data) == ["Rain?", "No."]
