@@ -65,6 +65,9 @@ _OWN = (
 _LEFT_OUT_OF_RUNS = ("object", "thread_id", "steps", "required_action")
 """Fields of a run that its place says, that its steps say, or that no longer matter."""
 
+_LEFT_OUT_OF_STEPS = ("object", "thread_id", "run_id", "assistant_id", "type")
+"""Fields of a run step that its run or its details say."""
+
 
 @dataclass(frozen=True)
 class FoundAssistant:
@@ -169,9 +172,9 @@ def _tools(given: Any, left_out: Counter[str]) -> tuple[list[Any], list[str]]:
 
 
 def with_runs(
-    entries: Sequence[Entry], runs: Iterable[Any], left_out: Counter[str]
+    entries: Sequence[Entry], runs: Iterable[Any], steps: Iterable[Any], left_out: Counter[str]
 ) -> tuple[Sequence[Entry], list[Any]]:
-    """Return entries with the runs of their thread, and the runs that no entry precedes.
+    """Return entries with the runs of their thread and the steps of these runs, and the runs that no entry precedes.
 
     A run is kept in the origin of its first message (`run`), or of the message before it (`runs`). Those that cannot be kept
     are counted.
@@ -184,9 +187,9 @@ def with_runs(
     for number, entry in enumerate(kept):
         first.setdefault(entry.origin.get("run_id"), number)
     silent: defaultdict[int, list[Any]] = defaultdict(list)
-    times = _rising(kept)
+    times, steps_of = _rising(kept), _by_run(steps)
     for run in given:
-        facts, index = _facts(run, left_out), first.get(run["id"])
+        facts, index = _facts(run, steps_of[run["id"]], left_out), first.get(run["id"])
         if index is not None:
             kept[index] = kept[index]._replace(origin={**kept[index].origin, "run": facts})
             continue
@@ -224,12 +227,36 @@ def _rising(entries: Sequence[Entry]) -> list[float]:
     return times
 
 
-def _facts(run: Mapping[str, Any], left_out: Counter[str]) -> dict[str, Any]:
-    """Return what is kept of a run: each of its fields, unless it is too large; a secret in its error is not."""
-    given = {name: value for name, value in run.items() if name not in _LEFT_OUT_OF_RUNS}
+def _by_run(steps: Iterable[Any]) -> defaultdict[object, list[dict[str, Any]]]:
+    """Return what is kept of the steps of each run, besides what its messages say."""
+    found: defaultdict[object, list[dict[str, Any]]] = defaultdict(list)
+    for step in map(_mapping, steps):
+        if isinstance(step.get("id"), str) and isinstance(step.get("run_id"), str):
+            said = _redacted({name: value for name, value in step.items() if name not in _LEFT_OUT_OF_STEPS})
+            if not _has_hosted_calls(step):
+                said.pop("step_details", None)
+            found[step["run_id"]].append(said)
+    return found
+
+
+def _has_hosted_calls(step: Mapping[str, Any]) -> bool:
+    calls = _mapping(step.get("step_details")).get("tool_calls")
+    return isinstance(calls, list) and any(_mapping(call).get("type") != "function" for call in calls)
+
+
+def _redacted(given: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of a run or a step without the secrets in its error."""
     error = given.get("last_error")
     if isinstance(error, Mapping) and isinstance(error.get("message"), str):
         given["last_error"] = {**error, "message": redact(error["message"])}
+    return given
+
+
+def _facts(run: Mapping[str, Any], steps: list[dict[str, Any]], left_out: Counter[str]) -> dict[str, Any]:
+    """Return what is kept of a run: each of its fields, unless it is too large; a secret in its error is not."""
+    given = _redacted({name: value for name, value in run.items() if name not in _LEFT_OUT_OF_RUNS})
+    if steps:
+        given["steps"] = steps
     facts = storable_fields(given, left_out)
     large = [name for name, value in facts.items() if _size(value) > FIELD_BYTES_MAX]
     if large:

@@ -148,7 +148,7 @@ def conversation_of(thread: Thread, key_from: str = KEY, rule: int = NEWEST_RULE
         else:
             _messages(thread, reader)
         reader.check()
-        entries, first_runs = with_runs(reader.entries, thread.runs, reader.left_out)
+        entries, first_runs = with_runs(reader.entries, thread.runs, thread.steps, reader.left_out)
         named_otherwise = thread.thread_id if thread.thread_id != key else None
         origin = {"thread_id": named_otherwise, "tool_resources": thread.tool_resources, "runs": first_runs}
         metadata = {name: value for name, value in thread.metadata.items() if name != KEY}

@@ -110,10 +110,14 @@ def message_object(
     made["run_id"] = run_id_of(message)
     given = message.origin.get("assistant_id")
     made["assistant_id"] = given if isinstance(given, str) else assistant_id
-    attachments = message.message.extra().get("attachments")
+    extra, is_imported = message.message.extra(), message.source is Source.IMPORT
+    attachments = extra.get("attachments")
     if isinstance(attachments, list):
-        files = (each.get("file_id") for each in attachments if isinstance(each, dict))
-        made["attachments"] = [{"file_id": name, "tools": []} for name in files if isinstance(name, str)]
+        files = [each for each in attachments if isinstance(each, dict) and isinstance(each.get("file_id"), str)]
+        made["attachments"] = files if is_imported else [{"file_id": each["file_id"], "tools": []} for each in files]
+    if is_imported and isinstance(extra.get("incomplete_details"), dict):
+        ended = {"status": "incomplete", "completed_at": None, "incomplete_at": made["created_at"]}
+        made |= ended | {"incomplete_details": extra["incomplete_details"]}
     return made
 
 

@@ -10,34 +10,66 @@ from threadledger.domain.journal.lookups import Lookups
 from ..wire import Json
 from ..wire.pages import not_in_list
 from .calls import Served, ServedCall
+from .imported_runs import ImportedRun, Place, runs_in
 from .pages import PageQuery, page_of
-from .runs import FoundRun, first_version, found_run
+from .runs import FoundRun, found_run, place_of
 from .threads import FoundThread, find_thread
+
+BEGINNING: Place = (0, -1)
+"""The place before all runs."""
 
 
 def run_page(served: Served, call: ServedCall) -> Json:
-    """Return a page of the runs of a thread."""
+    """Return a page of the runs of a thread: its own and the imported ones, in the order of their beginning."""
     thread, query = find_thread(served, call), PageQuery.of(call.query)
-    after = _version_of(thread, query.after, "after") if query.after else None
-    before = _version_of(thread, query.before, "before") if query.before else None
+    after = _place_of(thread, query.after, "after") if query.after else None
+    before = _place_of(thread, query.before, "before") if query.before else None
     low, high = (before, after) if query.newest_first else (after, before)
-    ids = _exchanges(thread.lookups(), low or 0, high, newest_first=query.reads_newest_first)
-    found: Iterator[FoundRun | None] = (found_run(thread, each) for each in ids)
-    runs = (each for each in found if each is not None and _is_between(each, low, high))
+    runs = _runs(thread, low or BEGINNING, high, newest_first=query.reads_newest_first)
     return page_of([each.object() for each in islice(runs, query.limit + 1)], query)
 
 
-def _is_between(found: FoundRun, low: int | None, high: int | None) -> bool:
+def _place_of(thread: FoundThread, run_id: str, param: str) -> Place:
+    place = place_of(thread, run_id)
+    if place is None:
+        raise not_in_list(run_id, param)
+    return place
+
+
+def _runs(
+    thread: FoundThread, low: Place, high: Place | None, *, newest_first: bool
+) -> Iterator[FoundRun | ImportedRun]:
+    """Yield the runs between two places; own ones are searched only as far as the next imported one."""
+    lookups = thread.lookups()
+    end = lookups.version if high is None else high[0]
+    edge: int | None = (None if high is None else high[0]) if newest_first else low[0]
+    for event in lookups.imported_runs(max(low[0] - 1, 0), end, newest_first=newest_first):
+        version = event.originator_version
+        between = (version, edge) if newest_first else (edge or 0, version)
+        yield from _own_runs(thread, lookups, *between, newest_first=newest_first)
+        runs = [each for each in runs_in(thread, event) if each.place > low and (high is None or each.place < high)]
+        yield from reversed(runs) if newest_first else runs
+        edge = version
+    between = (low[0], edge) if newest_first else (edge or 0, None if high is None else high[0])
+    yield from _own_runs(thread, lookups, *between, newest_first=newest_first)
+
+
+def _own_runs(
+    thread: FoundThread, lookups: Lookups, low: int, high: int | None, *, newest_first: bool
+) -> Iterator[FoundRun]:
+    """Yield the runs of this ledger that began between two versions."""
+    if not thread.state.exchanges:
+        return
+    for each in _exchanges(lookups, low, high, newest_first=newest_first):
+        found = found_run(thread, each)
+        if found is not None and _is_between(found, low, high):
+            yield found
+
+
+def _is_between(found: FoundRun, low: int, high: int | None) -> bool:
     """Return whether a run began between two versions: of one that began before, later events may be between them."""
     begun = found.run.begun_version
-    return begun is not None and (low is None or begun > low) and (high is None or begun < high)
-
-
-def _version_of(thread: FoundThread, run_id: str, param: str) -> int:
-    version = first_version(thread, run_id)
-    if version is None:
-        raise not_in_list(run_id, param)
-    return version
+    return begun is not None and begun > low and (high is None or begun < high)
 
 
 def _exchanges(lookups: Lookups, low: int, high: int | None, *, newest_first: bool) -> Iterator[str]:

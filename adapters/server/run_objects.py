@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from threadledger.domain.conversation import events as e
-from threadledger.domain.conversation.messages import Message, restore_message
+from threadledger.domain.conversation.messages import Message, ToolCall, restore_message
 from threadledger.domain.failures import Cause, Failure, diagnose, redact
 from threadledger.domain.ids import now, to_iso
 
@@ -298,15 +298,21 @@ def message_step(step_id: str, message_id: str, created: int, run_json: Json, st
     return step | {"status": status} | done
 
 
-def _calls_step(run: ServedRun, step_id: str, said: SaidMessage, run_json: Json) -> Json:
-    calls = said.message.calls()
+def calls_step(
+    step_id: str, calls: Sequence[ToolCall], results: Mapping[str, str], created: int, run_json: Json
+) -> Json:
+    """Return the step in which a run called functions, in progress, with the results that are known."""
     shown: list[Json] = []
     for call in calls:
         made = objects.tool_call(call.id, call.name, call.arguments)
-        made["function"]["output"] = run.results.get(call.id)
+        made["function"]["output"] = results.get(call.id)
         shown.append(made)
-    details = {"type": "tool_calls", "tool_calls": shown}
-    step = objects.run_step(step_id, seconds(said.event.timestamp), run_json, details)
+    return objects.run_step(step_id, created, run_json, {"type": "tool_calls", "tool_calls": shown})
+
+
+def _calls_step(run: ServedRun, step_id: str, said: SaidMessage, run_json: Json) -> Json:
+    calls = said.message.calls()
+    step = calls_step(step_id, calls, run.results, seconds(said.event.timestamp), run_json)
     times = [run.result_times[call.id] for call in calls if call.id in run.result_times]
     if len(times) == len(calls):
         return step | {

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 from threadledger.domain.conversation import Conversation, Profile, parse_profile, stream_of
 from threadledger.domain.conversation import events as e
@@ -26,6 +27,7 @@ from .calls import Handler, Served, ServedCall
 from .contents import RUN
 from .hosted_tools import checked_choice, checked_resources, checked_tools
 from .ids import new_id, uuid_in
+from .imported_runs import ImportedRun, Place, imported_run
 from .pages import PageQuery
 from .run_objects import ServedRun, folded_rerun, folded_run, run_object, steps_of
 from .run_stream import run_stream
@@ -41,6 +43,9 @@ from .threads import (
     requested_by,
     thread_object,
 )
+
+if TYPE_CHECKING:
+    from .runner import LiveRun
 
 SURFACE = "assistants"
 POLL_HEADER, POLL_HELPER = "openai-poll-after-ms", "x-stainless-poll-helper"
@@ -62,9 +67,18 @@ class FoundRun:
     run: ServedRun
     profile: Profile | None
 
+    @property
+    def ended(self) -> str:
+        """Return how it ended; empty if it has not."""
+        return self.run.ended
+
     def object(self) -> Json:
         """Return the API's object of the run."""
         return run_object(self.run, self.thread.thread_id, self.profile)
+
+    def steps(self) -> Iterator[Json]:
+        """Yield its steps, oldest first."""
+        return steps_of(self.run, self.object())
 
 
 def create(served: Served, call: ServedCall) -> Json | EventStream:
@@ -227,7 +241,7 @@ def _answered(
 # Reading
 
 
-def find_run(served: Served, call: ServedCall) -> FoundRun:
+def find_run(served: Served, call: ServedCall) -> FoundRun | ImportedRun:
     """Return a run of a thread of the caller; one whose time is over has ended before it is returned.
 
     Raises:
@@ -237,7 +251,10 @@ def find_run(served: Served, call: ServedCall) -> FoundRun:
     name = uuid_in(RUN, run_id)
     found = (found_run(thread, name) or _found_rerun(thread, name)) if name is not None else None
     if found is None:
-        raise no_such("run", run_id)
+        imported = imported_run(thread, run_id)
+        if imported is None:
+            raise no_such("run", run_id)
+        return imported
     if found.run.is_overdue and served.runner.expire(thread.key, found.run.exchange_id):
         return found_again(served, found)
     return found
@@ -264,11 +281,14 @@ def _found_rerun(thread: FoundThread, run_id: str) -> FoundRun | None:
     return _found(thread, run)
 
 
-def first_version(thread: FoundThread, run_id: str) -> int | None:
-    """Return the version of the event with which a run began, in a list of runs; None if there is no such run."""
+def place_of(thread: FoundThread, run_id: str) -> Place | None:
+    """Return where a run is in the list of the thread's runs; None if the list has no such run."""
     exchange_id = uuid_in(RUN, run_id)
     found = found_run(thread, exchange_id) if exchange_id is not None else None
-    return found.run.begun_version if found is not None else None
+    if found is not None:
+        return (found.run.begun_version, 0) if found.run.begun_version is not None else None
+    imported = imported_run(thread, run_id)
+    return imported.place if imported is not None else None
 
 
 def _found(thread: FoundThread, run: ServedRun) -> FoundRun:
@@ -282,9 +302,10 @@ def _found(thread: FoundThread, run: ServedRun) -> FoundRun:
 def retrieve(served: Served, call: ServedCall) -> Json:
     """Return a run (GET …/runs/{run_id}); the SDK's poll helper gets it when it has ended, or after a second."""
     found = find_run(served, call)
-    is_polled = call.request_headers.get(POLL_HELPER) == "true"
-    live = served.runner.live(found.run.exchange_id) if is_polled else None
-    if live is not None and found.run.status in {"queued", "in_progress"}:
+    live: LiveRun | None = None
+    if isinstance(found, FoundRun) and call.request_headers.get(POLL_HELPER) == "true":
+        live = served.runner.live(found.run.exchange_id)
+    if isinstance(found, FoundRun) and live is not None and found.run.status in {"queued", "in_progress"}:
         live.wait(POLL_WAIT_SECONDS)
         found = find_run(served, call)
     call.headers[POLL_HEADER] = "0" if live is not None else str(POLL_AFTER_MS)
@@ -304,20 +325,22 @@ def modify(served: Served, call: ServedCall) -> Json:
     if call.body.get("metadata") is not None:
         metadata = validation.metadata_of(call.body)
         thread = found.thread
+        name = found.name if isinstance(found, ImportedRun) else found.run.exchange_id
         thread.journal.commit(
-            thread.key, partial(describe_exchange, exchange_id=found.run.exchange_id, metadata=metadata), also=call.also
+            thread.key, partial(describe_exchange, exchange_id=name, metadata=metadata), also=call.also
         )
-        found.run.metadata = metadata
+        if isinstance(found, FoundRun):
+            found.run.metadata = metadata
     return found.object()
 
 
 def cancel(served: Served, call: ServedCall) -> Json:
     """End a run that has not ended (POST …/cancel)."""
     found = find_run(served, call)
-    if found.run.ended:
-        if found.run.ended == "cancelled" and call.repeated:
+    if isinstance(found, ImportedRun) or found.ended:
+        if found.ended == "cancelled" and call.repeated:
             return found.object()
-        raise bad_request(f"Cannot cancel run with status '{found.run.ended}'.")
+        raise bad_request(f"Cannot cancel run with status '{found.ended}'.")
     thread, exchange_id = found.thread, found.run.exchange_id
 
     def decide(conversation: Conversation) -> None:
@@ -335,6 +358,8 @@ def submit_tool_outputs(served: Served, call: ServedCall) -> Json | EventStream:
     """Journal the results of all calls of a run in one commit, and continue it (POST …/submit_tool_outputs)."""
     found = find_run(served, call)
     validation.flag(call.body, "stream")
+    if isinstance(found, ImportedRun):
+        raise bad_request(f'Runs in status "{found.ended}" do not accept tool outputs.')
     thread, run = found.thread, found.run
     earlier = thread.journal.keyed(thread.key, call.idempotency_key) if call.repeated else None
     if earlier is None:
@@ -407,14 +432,13 @@ def list_steps(served: Served, call: ServedCall) -> Json:
     from .run_list import step_page
 
     found = find_run(served, call)
-    return step_page(steps_of(found.run, found.object()), PageQuery.of(call.query))
+    return step_page(found.steps(), PageQuery.of(call.query))
 
 
 def retrieve_step(served: Served, call: ServedCall) -> Json:
     """Return a step of the run (GET …/steps/{step_id})."""
     found = find_run(served, call)
-    steps = steps_of(found.run, found.object())
-    step = next((each for each in steps if each["id"] == call.ids["step_id"]), None)
+    step = next((each for each in found.steps() if each["id"] == call.ids["step_id"]), None)
     if step is None:
         raise no_such("run step", call.ids["step_id"])
     return step

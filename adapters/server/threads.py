@@ -90,9 +90,21 @@ def _was(journal: Journal, key: str, thread_id: str) -> bool:
     return start is not None and start.origin.get("thread_id") == thread_id
 
 
-def thread_object(thread_id: str, started: datetime, metadata: Mapping[str, Any]) -> Json:
+def thread_object(
+    thread_id: str, started: datetime, metadata: Mapping[str, Any], tool_resources: Json | None = None
+) -> Json:
     """Return the API's object of a thread."""
-    return objects.thread(thread_id, seconds(started), texts_in(metadata), {})
+    return objects.thread(thread_id, seconds(started), texts_in(metadata), tool_resources or {})
+
+
+def _begun(journal: Journal, state: ConversationState) -> tuple[datetime, Json]:
+    """Return when a thread was created, and its files: those at its source, if it was imported."""
+    start = journal.start_of(state.key)
+    if start is None:
+        return from_iso(state.started_at), {}
+    resources = start.origin.get("tool_resources")
+    written = start.written_at or state.started_at
+    return from_iso(written), resources if isinstance(resources, dict) else {}
 
 
 def create(served: Served, call: ServedCall) -> Json:
@@ -150,7 +162,8 @@ def _started(begin: Begin, conversation: Conversation) -> ConversationState:
 
 def _object(thread: FoundThread) -> Json:
     description = description_of(thread.journal, thread.key, thread.state)
-    return thread_object(thread.thread_id, from_iso(thread.state.started_at), description.metadata)
+    created, resources = _begun(thread.journal, thread.state)
+    return thread_object(thread.thread_id, created, description.metadata, resources)
 
 
 def retrieve(served: Served, call: ServedCall) -> Json:
@@ -170,7 +183,8 @@ def modify(served: Served, call: ServedCall) -> Json:
         conversation.describe({"metadata": metadata})
 
     thread.journal.commit(thread.key, describe, also=call.also)
-    return thread_object(thread.thread_id, from_iso(thread.state.started_at), metadata)
+    created, resources = _begun(thread.journal, thread.state)
+    return thread_object(thread.thread_id, created, metadata, resources)
 
 
 def delete(served: Served, call: ServedCall) -> Json:
@@ -198,7 +212,7 @@ def list_(served: Served, call: ServedCall) -> Json:
     if end is not None:
         last = _number_of(served, call, end)
         states = [each for each in states if _precedes(journal.number_of(each.key) or 0, last, query)]
-    return page_of([_listed(call, each) for each in states], query)
+    return page_of([_listed(journal, call, each) for each in states], query)
 
 
 def _number_of(served: Served, call: ServedCall, thread_id: str) -> int:
@@ -209,9 +223,10 @@ def _precedes(number: int, last: int, query: PageQuery) -> bool:
     return number > last if query.reads_newest_first else number < last
 
 
-def _listed(call: ServedCall, state: ConversationState) -> Json:
+def _listed(journal: Journal, call: ServedCall, state: ConversationState) -> Json:
     metadata = state.description.metadata if state.description is not None else {}
-    return thread_object(tenants.thread_id_of(call.caller, state.key), from_iso(state.started_at), metadata)
+    created, resources = _begun(journal, state)
+    return thread_object(tenants.thread_id_of(call.caller, state.key), created, metadata, resources)
 
 
 # Messages

@@ -201,6 +201,16 @@ class Recorder(ApplicationRecorder):
         query = "SELECT a.address, s.name, a.version FROM addresses a JOIN streams s USING (stream)"
         return self._database.query(f"{query} WHERE a.address IN ({places})", tuple(addresses))
 
+    def versions_addressed(
+        self, address: str, stream: str, after: int, upto: int, *, newest_first: bool, limit: int
+    ) -> Sequence[int]:
+        """Return the versions of events that were stored under an address; see `EventLog.versions_addressed`."""
+        query = (
+            "SELECT version FROM addresses WHERE address = ? AND stream = (SELECT stream FROM streams WHERE name = ?) "
+            f"AND version > ? AND version <= ? ORDER BY version{' DESC' if newest_first else ''} LIMIT ?"
+        )
+        return [row[0] for row in self._database.query(query, (address, stream, after, upto, limit))]
+
     def fingerprints(self, streams: Sequence[str]) -> Iterator[tuple[str, str, bytes | None]]:
         """Return the idempotency keys of streams with their fingerprints; see `EventLog.fingerprints`."""
         for begin in range(0, len(streams), PAGE_STREAMS):

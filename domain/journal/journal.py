@@ -33,7 +33,7 @@ from ..ids import new_id, now, to_iso
 from ..limits import RUN_ENDING_CHARS_MIN
 from .observers import WATCHED, RunLog, SeenRun, Watch, run_logger
 from .ports import DELETED, Also, Appending, EventLog, StreamHead
-from .rows import EventMapper, OnChange, PlainJSON, Row, indexed, refuse_changed, restore
+from .rows import IMPORTED_RUNS, EventMapper, OnChange, PlainJSON, Row, indexed, refuse_changed, restore
 
 # Modules that only some methods need (decisions, memory, the fold of exchanges) are imported inside these methods.
 if TYPE_CHECKING:
@@ -274,7 +274,7 @@ class Journal(Application[str]):
     def addressed(self, addresses: Iterable[str]) -> dict[str, list[tuple[str, int]]]:
         """Return the streams and versions of the events that others know under these addresses, by address."""
         found: dict[str, list[tuple[str, int]]] = {}
-        wanted = {indexed(each): each for each in addresses}
+        wanted = {indexed(each): each for each in addresses if each != IMPORTED_RUNS}
         for address, stream, version in self._log.addressed([*wanted]) if wanted else ():
             found.setdefault(wanted[address], []).append((stream, version))
         return found

@@ -14,7 +14,7 @@ from .message_rows import message_in_row, whole
 from .path import VersionsMissing
 from .path_memory import known_branches, path_reader
 from .recall import MESSAGE
-from .rows import refuse_changed, restore
+from .rows import IMPORTED_RUNS, refuse_changed, restore
 
 if TYPE_CHECKING:
     from ..conversation.messages import JournaledMessage
@@ -98,6 +98,37 @@ class Lookups:
                     yield event
             after, upto = (after, begin) if newest_first else (end, upto)
             step = min(step * 2, ROWS_AT_ONCE)
+
+    def event(self, version: int) -> e.Event | None:
+        """Return the event of a version; None if the conversation has none.
+
+        Raises:
+            CorruptEvent: it cannot be read, or was changed.
+        """
+        rows = self._log.stream_rows(self._head.stream, version - 1, version, changed=refuse_changed)
+        return next(map(restore, rows), None)
+
+    def imported_runs(
+        self, low: int, high: int, *, newest_first: bool
+    ) -> Iterator[e.ConversationStarted | e.MessageJournaled]:
+        """Yield the events that hold imported runs, with versions above `low` and up to `high`, in either order."""
+        after, upto, step = max(low, self._floor), min(high, self._head.version), ROWS_AT_FIRST
+        while after < upto:
+            versions = self._log.versions_addressed(
+                IMPORTED_RUNS, self._head.stream, after, upto, newest_first=newest_first, limit=step
+            )
+            for event in map(self.event, versions):
+                if isinstance(event, e.ConversationStarted | e.MessageJournaled):
+                    yield event
+            if len(versions) < step:
+                return
+            after, upto = (after, versions[-1] - 1) if newest_first else (versions[-1], upto)
+            step = min(step * 2, ROWS_AT_ONCE)
+
+    @property
+    def version(self) -> int:
+        """Return the version of the newest event."""
+        return self._head.version
 
     def message(self, version: int) -> JournaledMessage | None:
         """Return the message of a version if memory has it, also where a summary stands for it; else None.

@@ -194,6 +194,12 @@ class EventLog(Protocol):
         """Return (address, stream, version) of the events that were stored under these addresses."""
         ...
 
+    def versions_addressed(
+        self, address: str, stream: str, after: int, upto: int, *, newest_first: bool, limit: int
+    ) -> Sequence[int]:
+        """Return the first versions of a stream's events that were stored under an address, in a range of versions."""
+        ...
+
     def wait_until_durable(self) -> None:
         """Wait until every event that was read survives a failure of the database; called before events leave the ledger.
 

@@ -179,7 +179,7 @@ def ids_of_message(origin: Mapping[str, Any]) -> tuple[object, ...]:
     if not origin:
         return ()
     found = [origin[name] for name in ("message_id", "run_id", "step_id") if name in origin]
-    return (*found, *_ids_of_runs(origin)) if "runs" in origin else tuple(found)
+    return (*found, *_ids_of_runs(origin)) if "runs" in origin or "run" in origin else tuple(found)
 
 
 def ids_of_thread(origin: Mapping[str, Any]) -> tuple[object, ...]:
@@ -189,7 +189,12 @@ def ids_of_thread(origin: Mapping[str, Any]) -> tuple[object, ...]:
 
 def _ids_of_runs(origin: Mapping[str, Any]) -> list[object]:
     runs = origin.get("runs")
-    return [each.get("id") for each in runs if isinstance(each, dict)] if isinstance(runs, list) else []
+    found = [each.get("id") for each in runs if isinstance(each, dict)] if isinstance(runs, list) else []
+    return [*found, IMPORTED_RUNS] if found or "run" in origin else []
+
+
+IMPORTED_RUNS = "imported runs"
+"""Address of every event that holds imported runs: the index lists them in the order of a conversation, page by page."""
 
 
 def described_address(name: str) -> str:

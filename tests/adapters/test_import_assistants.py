@@ -224,6 +224,7 @@ def test_a_run_is_kept_with_its_first_message_or_the_message_before_it(ledger: L
         "assistant_id": "asst_john",
         "model": "gpt-4o",
         "usage": {"prompt_tokens": 5},
+        "steps": [{"id": "step_1", "created_at": AT + 15}, {"id": "step_2", "created_at": AT + 16}],
     }
     assert (calls.origin["step_id"], answer.origin["step_id"]) == ("step_1", "step_2")
     assert [(each["id"], each["status"]) for each in second.origin["runs"]] == [
@@ -311,10 +312,10 @@ def test_rows_of_earlier_schemas_get_the_same_addresses_in_an_upgrade(ledger: Le
     found = [noted_row(row).addresses for row in rows]
     assert found == [
         ("msg_1",),
-        ("run_1", "step_1"),
+        ("run_1", "step_1", "imported runs"),
         ("run_1", "step_1"),
         ("msg_2", "run_1", "step_2"),
-        ("msg_3", "run_2", "run_3"),
+        ("msg_3", "run_2", "run_3", "imported runs"),
         ("msg_4",),
     ]
 
