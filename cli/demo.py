@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from .main import Exit, common, run, wrapped
+from .main import Exit, common, load_settings, opened_with, run, wrapped
 from .output import console, prose
 
 if TYPE_CHECKING:
@@ -27,6 +29,62 @@ instructions = "You are John, the assistant of a parcel service."
 [[tools]]
 name = "web_search"
 description = "Search the web."
+"""
+
+THREAD, ASSISTANT = "thread_Pd7sLw2XbHq9RkM4", "asst_Zr4kq1mVn0pTt8uY"
+
+OLD_SCRIPT, OLD_SCRIPT_TEXT = (
+    "support_2024.py",
+    f'''"""Answer a customer in the thread that the app remembers, as apps did in 2024."""
+
+from openai import OpenAI
+
+client = OpenAI()
+threads = client.beta.threads
+threads.messages.create("{THREAD}", role="user", content="Thank you. To my neighbour, please.")
+run = threads.runs.create_and_poll(thread_id="{THREAD}", assistant_id="{ASSISTANT}")
+print("run       >", run.status)
+for message in threads.messages.list("{THREAD}", order="asc"):
+    print(f"{{message.role:9}} > {{message.content[0].text.value}}")
+''',
+)
+"""Name and text of a script for the Assistants API."""
+
+DUMP_TIME = 1_718_020_800  # 2024-06-10
+DUMP: dict[str, Any] = {
+    "assistants": [
+        {
+            "id": ASSISTANT,
+            "object": "assistant",
+            "created_at": DUMP_TIME,
+            "model": "gpt-4o",
+            "instructions": "You are John.",
+        }
+    ],
+    "threads": [
+        {
+            "id": THREAD,
+            "object": "thread",
+            "created_at": DUMP_TIME,
+            "messages": [
+                {"id": "msg_1", "role": "user", "created_at": DUMP_TIME + 5, "content": "I am not at home tomorrow."},
+                {
+                    "id": "msg_2",
+                    "role": "assistant",
+                    "created_at": DUMP_TIME + 9,
+                    "content": "Shall we leave it elsewhere?",
+                },
+            ],
+        }
+    ],
+}
+"""What that script's app had saved of the Assistants API before it was shut down."""
+
+SCRIPT_SECONDS_MAX = 60.0
+"""Time limit of the script; it takes about two seconds."""
+
+ROUTES = """[serve.models]
+"gpt-4o" = ["responses", "chat"]    # the name of a model that is gone, and what answers instead
 """
 
 SETTINGS = {
@@ -122,7 +180,42 @@ def _play_story(simulator: Simulator) -> None:
     _do("replay", "rebuild", KEY, "--to", "conversations", "--apply", "--yes")
     _do("ask", KEY, "12 Rue de la Paix, please.")
     _do("replay", "verify", KEY, "--to", "conversations")
+    simulator.answer("Your neighbour gets it. Have a good trip.")
+    _play_old_script()
     _say("That is threadledger: your conversations outlive any provider's threads.")
+
+
+def _play_old_script() -> None:
+    """Import what an old app saved, serve it, and run the app's script against the server."""
+    from threadledger.adapters import private_file
+    from threadledger.adapters.server import open_server
+
+    for name, text in (
+        ("dump.json", json.dumps(DUMP)),
+        ("threadledger.toml", ROUTES),
+        (OLD_SCRIPT, OLD_SCRIPT_TEXT),
+    ):
+        with private_file(Path(name), overwrite=True) as file:
+            file.write(text)
+    _say("And an app of 2024, with a script for the API that is gone? Import what it saved, and serve it.")
+    _do("import", "dump.json")
+    settings = load_settings()
+    with (
+        opened_with(settings, create=True, sends=True) as ledger,
+        open_server(ledger, settings, port=0) as server,
+    ):
+        prose(console(), "$ threadledger serve --port 0", style="cyan")
+        click.echo(server.base_url)
+        _say("The script runs unchanged, with its own thread, assistant and model: only OPENAI_BASE_URL is new.")
+        prose(console(), f"$ OPENAI_BASE_URL={server.base_url} python {OLD_SCRIPT}", style="cyan")
+        command = [sys.executable, "-W", "ignore::DeprecationWarning", OLD_SCRIPT]
+        env = os.environ | {"OPENAI_BASE_URL": server.base_url, "OPENAI_API_KEY": "any"}
+        ended = subprocess.run(  # noqa: S603 - the script is ours
+            command, check=False, env=env, capture_output=True, text=True, timeout=SCRIPT_SECONDS_MAX
+        )
+    if ended.returncode != 0:
+        raise click.ClickException(f"the demo failed at: python {OLD_SCRIPT}: {ended.stderr.strip()[-500:]}")
+    click.echo(ended.stdout, nl=False)
 
 
 def _say(sentence: str) -> None:

@@ -428,11 +428,15 @@ def test_the_demo_tells_the_story_and_leaves_nothing(command: Command, tmp_path:
         "gone",
         "Your parcel 00340434",
         "with the whole memory",
+        "python support_2024.py\nrun       > completed\nuser      > I am not at home tomorrow.",
+        "assistant > Your neighbour gets it. Have a good trip.",
     ):
         assert word in done.out + done.err
+    assert done.out.endswith("\nThat is threadledger: your conversations outlive any provider's threads.\n")
     assert list(tmp_path.iterdir()) == []
     assert command("demo", "--keep", "kept").code == 0
-    assert command("--db", "sqlite:///kept/threadledger.db", "list", "-o", "json").json[0]["key"] == "customer-42"
+    listed = command("--db", "sqlite:///kept/threadledger.db", "list", "-o", "json").json
+    assert [each["key"] for each in listed] == ["thread_Pd7sLw2XbHq9RkM4", "customer-42"]
     written = command("--db", "sqlite:///kept/threadledger.db", "events", "-o", "json").json
     assert {each["data"].get("actor") for each in written} == {"cli:tester"}
 
