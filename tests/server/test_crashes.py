@@ -1,0 +1,269 @@
+"""Kill the server (SIGKILL) at random moments while clients talk to it, and start it again on its port.
+
+The clients use the provider's SDK, which sends a request again by itself, without an idempotency key. No acknowledged message,
+thread or run may be lost, none doubled; every run ends, no thread stays locked, and every failed run is in the audit.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import httpx2
+import openai
+import pytest
+
+from threadledger.adapters import load_settings, open_ledger
+from threadledger.cli import main
+from threadledger.domain.conversation import events as e
+
+from .chat_only import ChatOnly
+from .processes import ServerParent, ServerProcess, reserved_port
+
+pytestmark = [pytest.mark.crash, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
+
+SEED = 18
+KILLS = 50 if "THREADLEDGER_SOAK" in os.environ else 5
+CLIENTS = 3
+MOMENTS_MAX = 400
+"""Number of the last moment at which a server may be killed: each of the clients has had several answers by then."""
+
+RETRIES = 400
+"""Number of attempts of the SDK, which never waits longer than a tenth of a second for the next one."""
+
+ENDED = {"completed", "failed", "cancelled", "expired", "incomplete"}
+FUNCTION: Any = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}}}
+
+
+@pytest.fixture(scope="module")
+def parent() -> Iterator[ServerParent]:
+    starting = ServerParent()
+    yield starting
+    starting.close()
+
+
+@pytest.fixture
+def start(parent: ServerParent, upstream: ChatOnly, any_db_url: str) -> Iterator[Callable[..., ServerProcess]]:
+    """Yield a function that starts a server on the database and the upstream of the test: `start(port, killed_at=7)`."""
+    upstream.calls_functions = True
+    yield lambda *arguments, **order: parent.start(any_db_url, upstream.base_url, *arguments, **order)
+    parent.end_servers()
+
+
+@pytest.fixture
+def port() -> Iterator[int]:
+    with reserved_port() as number:
+        yield number
+
+
+@pytest.fixture
+def connect(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], openai.OpenAI]]:
+    """Yield a function that returns the SDK for a server, which repeats requests until the server is there again."""
+    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.01)
+    monkeypatch.setattr("openai._base_client.MAX_RETRY_DELAY", 0.1)
+    opened: list[openai.OpenAI] = []
+
+    def connected(base_url: str) -> openai.OpenAI:
+        opened.append(openai.OpenAI(base_url=base_url, api_key="any", max_retries=RETRIES))
+        return opened[-1]
+
+    yield connected
+    for client in opened:
+        client.close()
+
+
+class Talker:
+    """Talk in threads of its own, and note what the server has acknowledged.
+
+    `said` are the texts of each thread and `runs` its runs, in their order.
+    """
+
+    def __init__(self, sdk: openai.OpenAI, name: str) -> None:
+        self.sdk, self.name = sdk, name
+        self.threads, self._runs = sdk.beta.threads, sdk.beta.threads.runs
+        self.said: dict[str, list[str]] = {}
+        self.runs: dict[str, list[str]] = {}
+        self.turns = 0
+        self._random = Random(f"{SEED} {name}")
+        self.plain = sdk.beta.assistants.create(model="gpt-4o", name=f"{name} plain").id
+        self.calling = sdk.beta.assistants.create(model="gpt-4o", name=f"{name} calling", tools=[FUNCTION]).id
+        self.thread_id = ""
+        self.begin()
+
+    def turn(self) -> None:
+        """Do one of the things that an app does."""
+        self.turns += 1
+        self._random.choice([self.begin, self.say, self.run, self.run, self.run_with_message, self.stream])()
+
+    def begin(self) -> None:
+        """Begin a thread with a message; the next turns are in this one."""
+        text = self._text()
+        self.thread_id = self.threads.create(messages=[{"role": "user", "content": text}]).id
+        assert self.thread_id not in self.said
+        self.said[self.thread_id], self.runs[self.thread_id] = [text], []
+
+    def say(self) -> None:
+        """Add a message."""
+        text = self._text()
+        self.threads.messages.create(self.thread_id, role="user", content=text)
+        self.said[self.thread_id].append(text)
+
+    def run(self) -> None:
+        """Add a message, and run the thread until it is answered."""
+        self.say()
+        self._follow(self._runs.create(self.thread_id, assistant_id=self._assistant()).id)
+
+    def run_with_message(self) -> None:
+        """Run the thread with a message that comes with the run."""
+        text = self._text()
+        added: Any = [{"role": "user", "content": text}]
+        run = self._runs.create(self.thread_id, assistant_id=self._assistant(), additional_messages=added)
+        self.said[self.thread_id].append(text)
+        self._follow(run.id)
+
+    def stream(self) -> None:
+        """Stream a run with a message; a stream that breaks off is followed by polling, as an app does."""
+        text = self._text()
+        added: Any = [{"role": "user", "content": text}]
+        opened = self._runs.stream(
+            thread_id=self.thread_id, assistant_id=self._assistant(), additional_messages=added
+        )
+        known = self._read(opened)
+        if known is None:  # the answer had begun, so there is a run
+            known = self._runs.list(self.thread_id, order="desc", limit=1).data[0].id
+        self.said[self.thread_id].append(text)
+        self._follow(known)
+
+    def _read(self, opened: Any) -> str | None:
+        run_id = None
+        with opened as stream:
+            try:
+                for _ in stream:
+                    run_id = stream.current_run.id if stream.current_run is not None else run_id
+            except (httpx2.TransportError, openai.APIError):
+                pass
+        return run_id
+
+    def _follow(self, run_id: str) -> None:
+        """Note a run and poll it until it has ended; give it the results for which it waits, in one of two ways."""
+        assert run_id not in self.runs[self.thread_id]
+        self.runs[self.thread_id].append(run_id)
+        run = self._poll(run_id)
+        if run.status == "requires_action":
+            calls = run.required_action.submit_tool_outputs.tool_calls
+            outputs: Any = [{"tool_call_id": call.id, "output": f"sunny {self.turns}"} for call in calls]
+            where = {"thread_id": self.thread_id, "tool_outputs": outputs}
+            if self._random.random() < 0.5:
+                self._runs.submit_tool_outputs(run_id, **where)
+            else:
+                self._read(self._runs.submit_tool_outputs_stream(run_id=run_id, **where))
+            run = self._poll(run_id)
+        assert run.status in ENDED, run
+
+    def _poll(self, run_id: str) -> Any:
+        return self._runs.poll(run_id, thread_id=self.thread_id, poll_interval_ms=10)
+
+    def _assistant(self) -> str:
+        return self._random.choice([self.plain, self.calling])
+
+    def _text(self) -> str:
+        return f"{self.name} {self.turns}"
+
+    # Afterwards
+
+    def check(self) -> None:
+        """Check that the threads hold what was acknowledged, once and in order, that their runs have ended, and answered once."""
+        for thread_id, said in self.said.items():
+            listed = list(self.threads.messages.list(thread_id, order="asc", limit=100))
+            assert [_text_of(each) for each in listed if each.role == "user"] == said
+            runs = {each.id: each for each in self._runs.list(thread_id, order="asc", limit=100)}
+            assert list(runs) == self.runs[thread_id]
+            assert {each.status for each in runs.values()} <= ENDED
+            answers = Counter(each.run_id for each in listed if each.role == "assistant")
+            assert answers == {run_id: 1 for run_id, run in runs.items() if run.status == "completed"}
+
+    def check_unlocked(self) -> None:
+        """Check that a message can be added to each thread, and a run is answered."""
+        for thread_id in self.said:
+            self.thread_id = thread_id
+            self.turns += 1
+            self.run()
+            answer = self.threads.messages.list(thread_id, limit=1).data[0]
+            assert (answer.role, answer.run_id) == ("assistant", self.runs[thread_id][-1])
+
+    def failed(self) -> set[str]:
+        """Return the runs that have failed or expired."""
+        runs = (each for thread_id in self.runs for each in self._runs.list(thread_id, limit=100))
+        return {each.id for each in runs if each.status in {"failed", "expired"}}
+
+
+def _text_of(message: Any) -> str:
+    text: str = message.content[0].text.value
+    return text
+
+
+def talk_until(stopped: threading.Event, talker: Talker) -> None:
+    while not stopped.is_set():
+        talker.turn()
+
+
+def test_what_was_acknowledged_survives_kills_once_and_every_run_ends(
+    start: Callable[..., ServerProcess],
+    connect: Callable[[str], openai.OpenAI],
+    upstream: ChatOnly,
+    any_db_url: str,
+    port: int,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    moments, stopped = Random(SEED), threading.Event()
+    server = start(port)
+    talkers = [Talker(connect(server.base_url), f"client {number}") for number in range(CLIENTS)]
+    server.kill()
+    with ThreadPoolExecutor(CLIENTS) as pool:
+        talking = [pool.submit(talk_until, stopped, each) for each in talkers]
+        try:
+            for _ in range(KILLS):
+                upstream.fail(500)
+                server = start(port, killed_at=moments.randint(1, MOMENTS_MAX))
+                assert server.wait() is None
+            server = start(port)
+        finally:
+            stopped.set()
+    for each in talking:
+        each.result()
+    for talker in talkers:
+        talker.check()
+        talker.check_unlocked()
+    check_audit(any_db_url, talkers, capsys)
+    assert "Traceback" not in Path("server.log").read_text(encoding="utf-8")
+
+
+def check_audit(db_url: str, talkers: list[Talker], capsys: pytest.CaptureFixture[str]) -> None:
+    """Check that no run is open, each failed one is in the audit, nothing is stored twice, and the database is sound."""
+    capsys.readouterr()
+    assert main(["--db", db_url, "audit", "failures", "-o", "json"]) == 0
+    audited = json.loads(capsys.readouterr().out)
+    assert main(["--db", db_url, "db", "check"]) == 0, capsys.readouterr()
+    with open_ledger(load_settings(db=db_url)) as ledger:
+        events = [each.event for each in ledger.events()]
+    failed = [each for each in events if isinstance(each, e.RunFailed)]
+    assert {each["run_id"] for each in audited} == {each.run_id for each in failed}
+    exchanges = {f"run_{each['exchange_id'].replace('-', '')}" for each in audited}
+    assert set().union(*(each.failed() for each in talkers)) <= exchanges
+    started = [each.run_id for each in events if isinstance(each, e.RunStarted)]
+    ended = [each.run_id for each in events if isinstance(each, e.RunCompleted | e.RunFailed)]
+    assert sorted(started) == sorted(ended)
+    said = [each for each in events if isinstance(each, e.MessageJournaled)]
+    calls = [call["id"] for each in said for call in each.tool_calls]
+    results = [each.tool_call_id for each in said if each.role == "tool"]
+    for each in (started, calls, results):
+        assert max(Counter(each).values(), default=1) == 1
+    assert len(results) > 0
+    assert set(results) <= set(calls)
