@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from threadledger.domain.conversation import key_of, stream_of
@@ -126,7 +127,6 @@ class Runner:
         self._lock = threading.Lock()
         self._sent: list[str] = []
         self._ended: list[End] = []
-        self._waiting: dict[End, str] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ready = threading.Event()
         self._stopping = threading.Event()
@@ -332,7 +332,8 @@ class Runner:
         place = stream_of(live.key), live.exchange_id
         try:
             answer: Answer | None = None
-            async for part in self._driver.stream(continued(chat, live.exchange_id, stream=stream)):
+            waits = partial(self.notes.wait, *place)
+            async for part in self._driver.stream(continued(chat, live.exchange_id, stream=stream, waits=waits)):
                 answer = part if part.type == "answer" else answer
                 live.put(part)
         except AllBackendsFailed:
@@ -345,9 +346,7 @@ class Runner:
         except Exception:
             logger.exception("exchange %s of %r broke off", live.exchange_id, live.key)
         else:
-            if answer is not None and answer.pending:
-                self._note_waiting(*place)
-            else:
+            if answer is None or not answer.pending:
                 self._note_end(*place)
 
     async def _quietly(self, chat: Conversing) -> None:
@@ -361,28 +360,16 @@ class Runner:
     def _note_end(self, stream: str, exchange_id: str) -> None:
         with self._lock:
             self._ended.append((stream, exchange_id))
-            self._waiting.pop((stream, exchange_id), None)
-
-    def _note_waiting(self, stream: str, exchange_id: str) -> None:
-        state = self._ledger.journal.require(key_of(stream)).state
-        exchange = state.open_exchanges.get(exchange_id)
-        if exchange is None or exchange.deadline is None:
-            self._note_end(stream, exchange_id)
-            return
-        with self._lock:
-            self._waiting[stream, exchange_id] = exchange.deadline
 
     def _settle(self) -> None:
         with self._lock:
             sent, self._sent = self._sent, []
             ended, self._ended = self._ended, []
-            waiting, self._waiting = self._waiting, {}
         try:
-            self.notes.settle(sent=sent, ended=ended, waiting=waiting)
+            self.notes.settle(sent=sent, ended=ended)
         except BaseException:
             with self._lock:
                 self._sent, self._ended = [*sent, *self._sent], [*ended, *self._ended]
-                self._waiting = {**waiting, **self._waiting}
             raise
 
     def _take_over(self) -> None:

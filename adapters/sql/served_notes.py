@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -10,7 +10,6 @@ from threadledger.domain.ids import new_id, now, to_iso
 from threadledger.domain.journal import Also
 from threadledger.domain.journal.served_notes import (
     EXCHANGE_CLAIM_SECONDS_MAX,
-    NONE_WAITING,
     UNSENT_SECONDS_MAX,
     ClaimedExchange,
 )
@@ -69,6 +68,16 @@ class SqlServedNotes:
 
         return note
 
+    def wait(self, stream: str, exchange_id: str, until: str) -> Also:
+        statement = self._database.sql(
+            "UPDATE exchange_claims SET holder = NULL, held_until = ? WHERE stream = ? AND exchange = ? AND holder = ?"
+        )
+
+        def note(cursor: Any) -> None:
+            cursor.execute(statement, (until, stream, exchange_id, self._holder))
+
+        return note
+
     def note(self, request: str, fingerprint: str) -> Also:
         statement = self._database.sql(
             "INSERT INTO unsent_responses (request, fingerprint, at) VALUES (?, ?, ?) ON CONFLICT (request) DO NOTHING"
@@ -91,16 +100,9 @@ class SqlServedNotes:
         found = self._database.query("SELECT fingerprint FROM unsent_responses WHERE request = ?", (request,))
         return str(found[0][0]) if found else None
 
-    def settle(
-        self,
-        *,
-        sent: Sequence[str] = (),
-        ended: Sequence[ClaimedExchange] = (),
-        waiting: Mapping[ClaimedExchange, str] = NONE_WAITING,
-    ) -> None:
-        if not sent and not ended and not waiting:
+    def settle(self, *, sent: Sequence[str] = (), ended: Sequence[ClaimedExchange] = ()) -> None:
+        if not sent and not ended:
             return
-        holder = self._holder
 
         def work(transaction: Transaction) -> None:
             transaction.execute_many(
@@ -109,11 +111,6 @@ class SqlServedNotes:
             if sent:
                 transaction.execute("DELETE FROM unsent_responses WHERE at < ?", (_oldest_unsent(),))
             transaction.execute_many("DELETE FROM exchange_claims WHERE stream = ? AND exchange = ?", sorted(ended))
-            transaction.execute_many(
-                "UPDATE exchange_claims SET holder = NULL, held_until = ? "
-                "WHERE stream = ? AND exchange = ? AND holder = ?",
-                [(until, *place, holder) for place, until in sorted(waiting.items())],
-            )
 
         self._database.write(work)
 

@@ -18,7 +18,7 @@ from ..limits import PARTIAL_TEXT_CHARS_MAX
 if TYPE_CHECKING:
     from ..conversation import Completion, Conversation, ExchangeRecord
     from ..conversation.messages import Message, Parent
-    from ..journal import Journal
+    from ..journal import Also, Journal
     from ..memory import Memory
     from ..threads import PreparedThread
     from .approvals import CallTurn
@@ -76,6 +76,8 @@ class Mode:
     """Whether a served request is answered: its runs are shown all of memory, and their answers have ids from the start."""
     takes_incomplete: bool = False
     """Whether an answer that reached its limit of tokens, or was filtered, is an answer; otherwise its run has failed."""
+    waits: Also | None = None
+    """What is written in the transaction of an answer that waits for the results of tool calls."""
     branch: BranchPoint | None = None
     """Where the runs' messages are journaled aside; None journals them at the end."""
     admit: Callable[[], str] = lambda: ""
@@ -211,14 +213,14 @@ class RunRecords:
 
         return self._commit(decide)
 
-    def _commit(self, decide: Callable[[Conversation], T]) -> T:
-        """Commit a decision about a run.
+    def _commit(self, decide: Callable[[Conversation], T], also: Also | None = None) -> T:
+        """Commit a decision about a run, and what is written with it.
 
         Raises:
             ConversationChanged: the conversation was deleted.
         """
         try:
-            return self._journal.commit(self._key, decide)
+            return self._journal.commit(self._key, decide, also=also)
         except ConversationNotFound as error:
             raise ConversationChanged(
                 f"the conversation {self._key!r} was deleted meanwhile: nothing more of its run was recorded"
@@ -283,7 +285,7 @@ class RunRecords:
             self.answered(conversation, run)
             return run.run_id, message_id, conversation.version, _is_selected(conversation, place)
 
-        return Accepted(completion, *self._commit(decide))
+        return Accepted(completion, *self._commit(decide, self.mode.waits if completion.waits_for else None))
 
     def fail(self, run: Run, failure: Failure) -> bool:
         """Record the failure; return False if another process has closed the run."""

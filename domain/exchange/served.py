@@ -106,21 +106,25 @@ def _end(journal: Journal, key: str, conversation: Conversation) -> Parent:
     return (places.at(end).message_id, end) if end is not None else places.end()
 
 
-def continued(chat: Conversing, exchange_id: str, *, stream: bool = False) -> Effects[Answer]:
+def continued(
+    chat: Conversing, exchange_id: str, *, stream: bool = False, waits: Callable[[str], Also] | None = None
+) -> Effects[Answer]:
     """Run an open exchange until it has an answer, or waits for the results of tool calls.
 
-    Runs of it that a stopped process left open are closed first: the caller has its claim.
+    `waits` gets its deadline, and returns what is written in the transaction of the tool calls. Runs of it that a stopped process left open are closed first: the caller has its claim.
 
     Raises:
         ConversationChanged: it has ended.
         ConversationBusy: another process runs it.
         AllBackendsFailed: no backend answered.
     """
-    prepared = yield from work(partial(_prepared, chat, exchange_id, stream))
+    prepared = yield from work(partial(_prepared, chat, exchange_id, stream, waits))
     return (yield from prepared.run())
 
 
-def _prepared(chat: Conversing, exchange_id: str, stream: bool) -> Exchange:
+def _prepared(
+    chat: Conversing, exchange_id: str, stream: bool, waits: Callable[[str], Also] | None = None
+) -> Exchange:
     journal, key = chat.journal, chat.key
     journal.commit(key, partial(_close_left_runs, exchange_id))
     recorded = SentOptions.of(journal, key, exchange_id)
@@ -139,7 +143,8 @@ def _prepared(chat: Conversing, exchange_id: str, stream: bool) -> Exchange:
     turn = partial(turn_of, journal, key, exchange_id, after) if exchange.waits_for else None
     branch = BranchPoint(journal.end_of_exchange(key, exchange), None) if exchange.left else None
     left_out = {f"tool:{kind}": 1 for kind in event.request.get("dropped") or ()}
-    mode = Mode(served=True, turn=turn, branch=branch, losses=left_out)
+    note = waits(event.deadline) if waits is not None and event.deadline is not None else None
+    mode = Mode(served=True, turn=turn, branch=branch, losses=left_out, waits=note)
     return Exchange(journal, again.services, key, exchange_id, mode=mode, after=after, stream=stream)
 
 

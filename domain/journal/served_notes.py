@@ -6,8 +6,7 @@ that is sent again without an idempotency key counts as another one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -23,8 +22,6 @@ repeats it with its own time limit of ten minutes."""
 ClaimedExchange = tuple[str, str]
 """Stream of a conversation, and the id of one of its exchanges."""
 
-NONE_WAITING: Mapping[ClaimedExchange, str] = MappingProxyType({})
-
 
 class ServedNotes(Protocol):
     """Keep the notes of the served API in the ledger's database.
@@ -36,7 +33,15 @@ class ServedNotes(Protocol):
         """Return what claims an exchange for this process in the transaction of an append, whoever held it before.
 
         It is for appends that make the exchange run: its request, or the results of tools for which it waited. The process
-        whose append is committed answers it, also if the one that answered before has not settled its claim yet.
+        whose append is committed answers it.
+        """
+        ...
+
+    def wait(self, stream: str, exchange_id: str, until: str) -> Also:
+        """Return what ends this process's claim on an exchange that waits for results of tools until a time (ISO 8601).
+
+        It is for the append of the tool calls. Written later, it could end the claim of the append of their results.
+        An exchange that another process has claimed meanwhile stays with it.
         """
         ...
 
@@ -55,20 +60,12 @@ class ServedNotes(Protocol):
         """Return the fingerprint with which a request was noted; None if it was not, or if its note was removed since."""
         ...
 
-    def settle(
-        self,
-        *,
-        sent: Sequence[str] = (),
-        ended: Sequence[ClaimedExchange] = (),
-        waiting: Mapping[ClaimedExchange, str] = NONE_WAITING,
-    ) -> None:
-        """Note what has ended or waits, in one transaction; nothing is written if nothing does.
+    def settle(self, *, sent: Sequence[str] = (), ended: Sequence[ClaimedExchange] = ()) -> None:
+        """Note what has ended, in one transaction; nothing is written if nothing has.
 
         Args:
             sent: requests whose response was fully sent; those that are too old for a repeated one are removed too.
             ended: exchanges that have ended: nobody claims them any longer.
-            waiting: exchanges of this process that wait for results of tools, each with the time (ISO 8601) until which
-                they do. One that another process has claimed meanwhile stays with it.
         """
         ...
 

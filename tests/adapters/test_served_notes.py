@@ -219,7 +219,7 @@ def test_an_exchange_that_waits_is_held_by_nobody_and_abandoned_when_its_time_is
 ) -> None:
     with freeze_time("2026-11-29 12:00:00") as clock:
         one.claim()
-        one.notes.settle(waiting={PLACE: to_iso(now() + timedelta(minutes=10))})
+        one.append(one.notes.wait(*PLACE, to_iso(now() + timedelta(minutes=10))))
         clock.tick(timedelta(minutes=9))
         one.extend()
         assert other.notes.abandoned(10) == []
@@ -231,20 +231,20 @@ def test_an_exchange_that_waits_is_held_by_nobody_and_abandoned_when_its_time_is
 
 def test_a_process_that_gets_the_results_of_tools_answers_before_they_were_due(one: Server, other: Server) -> None:
     one.claim()
-    one.notes.settle(waiting={PLACE: to_iso(now() + timedelta(minutes=10))})
+    one.append(one.notes.wait(*PLACE, to_iso(now() + timedelta(minutes=10))))
     other.claim()
     assert not one.notes.hold(*PLACE)
-    other.notes.settle(waiting={PLACE: to_iso(now() + timedelta(minutes=10))})
+    other.append(other.notes.wait(*PLACE, to_iso(now() + timedelta(minutes=10))))
     assert one.notes.hold(*PLACE)
     assert not other.notes.hold(*PLACE)
 
 
-def test_a_process_that_settles_late_does_not_end_the_claim_of_the_one_that_got_the_results(
+def test_a_process_that_calls_tools_late_does_not_end_the_claim_of_the_one_that_took_over(
     one: Server, other: Server
 ) -> None:
     one.claim()
-    other.claim()  # with the results, before the first process has settled that it waits
-    one.notes.settle(waiting={PLACE: "9999-01-01T00:00:00.000000Z"})
+    other.claim()
+    one.append(one.notes.wait(*PLACE, "9999-01-01T00:00:00.000000Z"))
     assert not one.notes.hold(*PLACE)
     assert other.notes.hold(*PLACE)
 
@@ -336,7 +336,7 @@ def test_a_request_is_recognised_for_an_hour_and_then_removed(one: Server) -> No
 def test_one_transaction_settles_everything_and_none_is_begun_for_nothing(
     one: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one.append(one.notes.claim(*PLACE), one.notes.claim(STREAM, "waits"), one.notes.note("r-1", "f"))
+    one.append(one.notes.claim(*PLACE), one.notes.claim(STREAM, "runs"), one.notes.note("r-1", "f"))
     write, written = one.database.write, []
 
     def counted(work: Callable[..., Any]) -> Any:
@@ -346,10 +346,10 @@ def test_one_transaction_settles_everything_and_none_is_begun_for_nothing(
     monkeypatch.setattr(one.database, "write", counted)
     one.notes.settle()
     assert written == []
-    one.notes.settle(sent=["r-1"], ended=[PLACE], waiting={(STREAM, "waits"): "2026-11-29T12:00:00.000000Z"})
+    one.notes.settle(sent=["r-1"], ended=[PLACE])
     assert len(written) == 1
     assert one.rows("unsent_responses") == []
-    assert one.rows() == [(STREAM, "waits", None, "2026-11-29T12:00:00.000000Z")]
+    assert [row[:2] for row in one.rows()] == [(STREAM, "runs")]
 
 
 def test_without_its_rows_everything_goes_on(one: Server, other: Server) -> None:
@@ -359,7 +359,7 @@ def test_without_its_rows_everything_goes_on(one: Server, other: Server) -> None
     one.extend()
     assert one.notes.unsent("f") is None
     assert one.notes.abandoned(10) == []
-    one.notes.settle(sent=["r-1"], ended=[PLACE], waiting={PLACE: "2026-11-29T12:00:00.000000Z"})
+    one.notes.settle(sent=["r-1"], ended=[PLACE])
     one.notes.release_all()
     assert one.rows() == []
     assert other.notes.hold(*PLACE)
