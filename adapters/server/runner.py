@@ -75,6 +75,8 @@ class LiveRun:
     listeners: int = 0
     """Number of those who attend the run: it is cancelled when the last one leaves."""
     task: asyncio.Task[None] | None = None
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set in the event loop when nothing of it is in progress any more."""
 
     def put(self, part: Any) -> None:
         """Add a part and wake the listeners."""
@@ -160,14 +162,20 @@ class Runner:
         self.notes.release_all()
         self._pool.shutdown()
 
-    def run(self, key: str, exchange_id: str, actor: str | None, *, stream: bool = False) -> LiveRun:
-        """Run an exchange that this process has claimed; return what listens to it. One that is running is not run again."""
+    def run(
+        self, key: str, exchange_id: str, actor: str | None, *, stream: bool = False, resumed: bool = False
+    ) -> LiveRun:
+        """Run an exchange that this process has claimed; return what listens to it. One that is running is not run again.
+
+        One that is `resumed` was given the results for which it waited: what still runs of it only mirrors its calls, and it
+        is run again after that.
+        """
         with self._lock:
-            live = self._live.get(exchange_id)
-            if live is not None and not live.is_over:
-                return live
+            before = self._live.get(exchange_id)
+            if before is not None and not before.is_over and not resumed:
+                return before
             live = self._live[exchange_id] = LiveRun(key, exchange_id)
-        self._do(self._begin(live, actor, stream))
+        self._do(self._begin(live, actor, stream, before))
         return live
 
     def live(self, exchange_id: str) -> LiveRun | None:
@@ -287,17 +295,20 @@ class Runner:
             except Exception as error:
                 logger.warning("the server's upkeep failed, and is tried again", exc_info=error)
 
-    async def _begin(self, live: LiveRun, actor: str | None, stream: bool) -> None:
+    async def _begin(self, live: LiveRun, actor: str | None, stream: bool, before: LiveRun | None) -> None:
         task = asyncio.current_task()
         if task is not None:
             self._tasks.add(task)
         try:
+            if before is not None:
+                await before.ended.wait()
             async with self._slots:
                 await self._run(live, actor, stream)
         finally:
             if task is not None:
                 self._tasks.discard(task)
             live.put(None)
+            live.ended.set()
             with self._lock:
                 if self._live.get(live.exchange_id) is live:
                     del self._live[live.exchange_id]

@@ -375,7 +375,8 @@ def submit_tool_outputs(served: Served, call: ServedCall) -> Json | EventStream:
     call.headers[POLL_HEADER] = str(POLL_AFTER_MS)
     shown, live = found.object(), None
     if not found.run.ended and not found.run.pending:
-        live = served.runner.run(thread.key, run.exchange_id, call.caller.actor, stream=call.wants_stream)
+        resumed, actor = earlier is None, call.caller.actor
+        live = served.runner.run(thread.key, run.exchange_id, actor, stream=call.wants_stream, resumed=resumed)
     if not call.wants_stream:
         return shown
     steps = [each for each in steps_of(found.run, shown) if each["type"] == "tool_calls"]

@@ -122,9 +122,7 @@ def continued(
     return (yield from prepared.run())
 
 
-def _prepared(
-    chat: Conversing, exchange_id: str, stream: bool, waits: Callable[[str], Also] | None = None
-) -> Exchange:
+def _prepared(chat: Conversing, exchange_id: str, stream: bool, waits: Callable[[str], Also] | None = None) -> Exchange:
     journal, key = chat.journal, chat.key
     journal.commit(key, partial(_close_left_runs, exchange_id))
     recorded = SentOptions.of(journal, key, exchange_id)

@@ -39,7 +39,10 @@ RETRIES = 400
 """Number of attempts of the SDK, which never waits longer than a tenth of a second for the next one."""
 
 ENDED = {"completed", "failed", "cancelled", "expired", "incomplete"}
-FUNCTION: Any = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}}}
+FUNCTION: Any = {
+    "type": "function",
+    "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}},
+}
 
 
 @pytest.fixture(scope="module")
@@ -132,9 +135,7 @@ class Talker:
         """Stream a run with a message; a stream that breaks off is followed by polling, as an app does."""
         text = self._text()
         added: Any = [{"role": "user", "content": text}]
-        opened = self._runs.stream(
-            thread_id=self.thread_id, assistant_id=self._assistant(), additional_messages=added
-        )
+        opened = self._runs.stream(thread_id=self.thread_id, assistant_id=self._assistant(), additional_messages=added)
         known = self._read(opened)
         if known is None:  # the answer had begun, so there is a run
             known = self._runs.list(self.thread_id, order="desc", limit=1).data[0].id

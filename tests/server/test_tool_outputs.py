@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import openai
 import pytest
 
+from threadledger.adapters.server import runner
+from threadledger.domain.effects import work
+from threadledger.domain.exchange import served
+
 from .chat_only import ChatOnly
+from .speaking import SECONDS_MAX, until
 
 WEATHER: Any = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}}}
 QUESTION: Any = {"role": "user", "content": "How is the weather?"}
@@ -48,6 +54,26 @@ def test_an_output_without_an_id_answers_the_only_call_and_one_without_a_text_is
     run = submitted(sdk, waiting(sdk), output)
     assert run.status == "completed"
     assert upstream.requests[-1]["messages"][-1]["content"] == answer
+
+
+def test_results_that_arrive_before_the_run_has_mirrored_its_calls_continue_it(
+    sdk: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run waits for results as soon as its calls are committed; this process is at work on it for longer."""
+    submitted_to = threading.Event()
+
+    def slowly(*arguments: Any, **options: Any) -> Any:
+        answer = yield from served.continued(*arguments, **options)
+        yield from work(lambda: submitted_to.wait(SECONDS_MAX) if answer.pending else True)
+        return answer
+
+    monkeypatch.setattr(runner, "continued", slowly)
+    run = waiting(sdk)
+    call = run.required_action.submit_tool_outputs.tool_calls[0].id
+    where = {"run_id": run.id, "thread_id": run.thread_id}
+    sdk.beta.threads.runs.submit_tool_outputs(**where, tool_outputs=[{"tool_call_id": call, "output": "sunny"}])
+    submitted_to.set()
+    until(lambda: sdk.beta.threads.runs.retrieve(**where).status == "completed")
 
 
 def test_an_output_without_an_id_is_refused_if_several_are_given(sdk: Any) -> None:
