@@ -20,7 +20,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 from typing import IO, Any
@@ -58,13 +58,14 @@ class ServerProcess:
 
     def kill(self) -> None:
         """Kill the process, and return when it has ended."""
-        self.send(signal.SIGKILL)
-        assert self.wait() is None
+        with suppress(ProcessLookupError):
+            self.send(signal.SIGKILL)
+        self.wait()
 
     def wait(self) -> int | None:
         """Return the exit status when the process has ended; None if it was killed."""
-        status = self._line()
-        self._pipe.close()
+        with self._pipe:
+            status = self._line()
         while True:  # its pipe is closed before its socket
             try:
                 os.kill(self.pid, 0)
