@@ -15,6 +15,7 @@ from threadledger.adapters.sql import Database
 from threadledger.adapters.sql.views import catching_up, listing
 from threadledger.domain.conversation import Conversation, stream_of
 from threadledger.domain.conversation.description import Description
+from threadledger.domain.conversation.listing import ConversationFilter, ListOrder
 from threadledger.domain.errors import InvalidInput
 from threadledger.domain.ledger.pages import Page, cursor_of, place_in
 
@@ -331,6 +332,40 @@ def test_a_page_is_read_from_an_index(ledger, any_database):
         plan = "\n".join(str(row) for row in any_database.query(explained + query, values))
         wrong = ("Seq Scan", "TEMP B-TREE", "SCAN v")
         assert not [line for line in plan.splitlines() if any(each in line for each in wrong)], (query, plan)
+
+
+OF_TENANTS = [f"{tenant}{key}" for key in ("a", "b", "c", "d") for tenant in ("", "tenant:one/", "tenant:one-2/")]
+
+
+@pytest.mark.parametrize("order", [ListOrder.STARTED, ListOrder.FIRST])
+def test_a_tenants_conversations_are_listed_whatever_is_known_of_them(ledger, any_database, order):
+    def listed(tenant):
+        wanted = ConversationFilter(order=order, tenant=tenant)
+        found, place = ledger.journal.views.listed(wanted, 2)
+        while place is not None:
+            more, place = ledger.journal.views.listed(wanted, 2, place)
+            found += more
+        found = keys(found)
+        return found if order is ListOrder.FIRST else found[::-1]
+
+    def wanted(tenant, letters="abcd"):
+        begin = f"tenant:{tenant}/" if tenant else ""
+        return [f"{begin}{letter}" for letter in letters]
+
+    tenants = ("one", "one-2", "")
+    for key in OF_TENANTS:  # b and d are described, a and c are not
+        say(ledger, key, **({"b": {"metadata": {"desk": "7"}}, "d": {"title": "D"}}.get(key[-1], {})))
+    assert [listed(each) for each in tenants] == [wanted(each) for each in tenants]
+    for key in OF_TENANTS:  # each is copied again, after a change that says nothing of it, or says something
+        say(ledger, key, **({"tags": ["t"]} if key[-1] == "c" else {}))
+    assert [listed(each) for each in tenants] == [wanted(each) for each in tenants]
+    for key in ("a", "tenant:one/a", "tenant:one-2/b"):
+        ledger.conversation(key).delete()
+    any_database.execute("UPDATE streams SET snapshot = '{' WHERE name LIKE '%/c'")
+    say(ledger, "c")
+    ledger.journal.views.rebuild(["conversations"])
+    assert [listed(each) for each in tenants] == [wanted("one", "bcd"), wanted("one-2", "acd"), wanted("", "bcd")]
+    assert keys(ledger.conversations(tag="t")) != []
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ from threadledger.domain.conversation import (
     evolve,
     key_of,
 )
-from threadledger.domain.conversation.description import Description, described_by, versions_of
+from threadledger.domain.conversation.description import NOT_DESCRIBED, Description, described_by, versions_of
 from threadledger.domain.conversation.tenants import tenant_of
 from threadledger.domain.errors import CorruptEvent
 from threadledger.domain.journal import Row, restore
@@ -96,13 +96,15 @@ is JSON: inside a text, each quotation mark would follow a backslash."""
 
 
 def _class(kind: str) -> str:
-    """Return an expression for the class of a conversation, with `TO_DESCRIBE` if its state may have a description."""
+    """Return an expression for the class of a conversation, with `TO_DESCRIBE` if it may have a description, or has a tenant."""
     begins = " OR ".join(f"substr({_HEAD_STATE}, 1, {len(each)}) = '{each}'" for each in (_DESCRIBED, _LATER))
+    is_tenants = listing.IS_TENANTS.format("s.name")
     return (
-        f"CASE WHEN substr({_HEAD_STATE}, 1, {len(_USUAL)}) = '{_USUAL}' THEN 0 WHEN {_IS_DELETED} THEN {DELETED} ELSE "
+        f"CASE WHEN substr({_HEAD_STATE}, 1, {len(_USUAL)}) = '{_USUAL}' AND NOT {is_tenants} THEN 0 "
+        f"WHEN {_IS_DELETED} THEN {DELETED} ELSE "
         f"CASE WHEN {_IS_UNANSWERED[kind]} THEN {UNANSWERED} ELSE 0 END + "
         f"CASE WHEN {_IS_PENDING[kind]} THEN {PENDING} ELSE 0 END + "
-        f"CASE WHEN substr({_HEAD_STATE}, 1, {len(_NOT_DESCRIBED)}) = '{_NOT_DESCRIBED}' THEN 0 "
+        f"CASE WHEN substr({_HEAD_STATE}, 1, {len(_NOT_DESCRIBED)}) = '{_NOT_DESCRIBED}' AND NOT {is_tenants} THEN 0 "
         f"WHEN ({begins}) AND {_IS_ARCHIVED[kind]} THEN {TO_DESCRIBE + ARCHIVED} ELSE {TO_DESCRIBE} END END"
     )
 
@@ -156,8 +158,8 @@ TO_DESCRIBE = 8
 
 _CLASSES_TO_DESCRIBE = tuple(TO_DESCRIBE + number for number in CLASSES)
 _TO_BE_DESCRIBED = (
-    f"SELECT v.number, v.class - {TO_DESCRIBE}, v.position, "
-    "CASE WHEN substr(v.state, 1, ?) = ? OR substr(v.state, 1, ?) = ? THEN v.state END "
+    f"SELECT v.number, v.class - {TO_DESCRIBE}, v.position, v.stream, "
+    "CASE WHEN substr(v.state, 1, ?) = ? OR substr(v.state, 1, ?) = ? THEN v.state WHEN substr(v.state, 1, ?) = ? THEN '' END "
     f"FROM {{}} v WHERE v.class IN {_CLASSES_TO_DESCRIBE}"
 )
 _FIRST_METADATA = (
@@ -311,25 +313,25 @@ class ConversationsView(View[Any, Any]):
         return f"SELECT count(*) FROM {self.table(generation)} v WHERE {here} AND {_NOT_DELETED}"
 
     def copy_descriptions(self, transaction: ViewTransaction, generation: int) -> None:
-        """Store the descriptions of the conversations that were copied in this transaction, and their true class."""
+        """Store the descriptions of the conversations that were copied in this transaction, their labels and their true class."""
         table = self.table(generation)
         ((greatest,),) = transaction.rows(f"SELECT max(class) FROM {table}")
         if greatest is None or greatest < TO_DESCRIBE:
             return
-        copied = transaction.rows(_TO_BE_DESCRIBED.format(table), (len(_DESCRIBED), _DESCRIBED, len(_LATER), _LATER))
-        known = {number: _described_in(head).described for number, _, _, head in copied if head is not None}
+        values = [value for each in (_DESCRIBED, _LATER, _NOT_DESCRIBED) for value in (len(each), each)]
+        copied = transaction.rows(_TO_BE_DESCRIBED.format(table), values)
+        known = {number: _described_in(head).described for number, _, _, _, head in copied if head}
         wanted = {(number, version) for number, each in known.items() for version in versions_of(each).values()}
         at = self._events_at(transaction, sorted(wanted))
         found = {number: described_by(each, at.get(number, ())) for number, each in known.items()}
-        found |= self._first_metadata(transaction, [number for number, _, _, head in copied if head is None])
+        found |= self._first_metadata(transaction, [number for number, _, _, _, head in copied if head is None])
         update = f"UPDATE {table} SET owner = ?, description = ? WHERE number = ?"
         transaction.update(update, [(*described_values(each), number) for number, each in found.items()])
         transaction.execute(f"UPDATE {table} SET class = class - {TO_DESCRIBE} WHERE class IN {_CLASSES_TO_DESCRIBE}")
         labels = [
             (label, of_class, position, number)
-            for number, of_class, position, _ in copied
-            if number in found
-            for label in labels_of(found[number])
+            for number, of_class, position, stream, _ in copied
+            for label in labels_of(found.get(number, NOT_DESCRIBED), tenant_of(key_of(stream)))
         ]
         transaction.insert(f"{self.prefix(generation)}labels", listing.LABEL_COLUMNS, labels)
 

@@ -73,6 +73,9 @@ _LABEL_BYTES = 16
 _TENANTS = CONVERSATION + TENANT
 """Beginning of the streams of all tenants' conversations."""
 
+IS_TENANTS = f"substr({{}}, 1, {len(_TENANTS)}) = '{_TENANTS}'"
+"""Condition that a stream is the conversation of a tenant."""
+
 POSITION_MAX = 2**63 - 1
 
 _BEFORE = (
@@ -268,7 +271,7 @@ class Listing:
         key = "v.number" if wanted.order.by_start else "v.position"
         after, floor = place
         if wanted.tenant == "":
-            conditions.append(f"substr(v.stream, 1, {len(_TENANTS)}) <> '{_TENANTS}'")
+            conditions.append(f"NOT {IS_TENANTS.format('v.stream')}")
         if after is not None:
             conditions.append(f"{key} {'>' if wanted.order.ascends else '<'} ?")
             values.append(after)
