@@ -56,6 +56,8 @@ class ServedCall(RouteCall):
     """Hash of the key, path and body of a request that may store something."""
     repeated: bool = False
     """Whether the same request was received before, or may have been."""
+    stored: bool = False
+    """Whether the same request has stored something before: a change that it asks for was made, and is not made again."""
 
     @property
     def idempotency_key(self) -> str:

@@ -47,6 +47,7 @@ class RequestKeys:
         if given is not None:
             call.request_key, call.repeated = _key_of(call, given), True
             known = self._runner.notes.fingerprint_of(call.request_key)
+            call.stored = known == fingerprint
             if known is not None and known != fingerprint:
                 raise bad_request(
                     "The Idempotency-Key was used for a request with another path or body: use a new key for each request.",
@@ -56,6 +57,7 @@ class RequestKeys:
         else:
             found = self._unsent(fingerprint) if _is_retry(call.request_headers) else None
             call.request_key, call.repeated = found or new_id(), found is not None
+            call.stored = found is not None and self._runner.notes.fingerprint_of(found) is not None
         call.also = self._runner.notes.note(call.request_key, fingerprint)
         with self._lock:
             self._in_progress.setdefault(fingerprint, []).append(call.request_key)

@@ -322,7 +322,7 @@ def list_(served: Served, call: ServedCall) -> Json:
 def modify(served: Served, call: ServedCall) -> Json:
     """Replace the metadata of a run, if it is given (POST …/runs/{run_id})."""
     found = find_run(served, call)
-    if call.body.get("metadata") is not None:
+    if call.body.get("metadata") is not None and not call.stored:
         metadata = validation.metadata_of(call.body)
         thread = found.thread
         name = found.name if isinstance(found, ImportedRun) else found.run.exchange_id

@@ -175,7 +175,7 @@ def modify(served: Served, call: ServedCall) -> Json:
     """Replace the metadata of a thread, if it is given (POST /threads/{thread_id})."""
     thread = find_thread(served, call)
     checked_resources(call.body.get("tool_resources"), served.settings)
-    if call.body.get("metadata") is None:
+    if call.body.get("metadata") is None or call.stored:
         return _object(thread)
     metadata = validation.metadata_of(call.body)
 
@@ -381,7 +381,7 @@ def modify_message(served: Served, call: ServedCall) -> Json:
     """Replace the metadata of a message, if it is given (POST /threads/{thread_id}/messages/{message_id})."""
     thread = find_thread(served, call)
     message = _find(thread, thread.lookups(), call.ids["message_id"])
-    if call.body.get("metadata") is not None:
+    if call.body.get("metadata") is not None and not call.stored:
         metadata = validation.metadata_of(call.body)
 
         def describe(conversation: Conversation) -> None:

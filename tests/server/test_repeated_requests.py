@@ -186,6 +186,26 @@ def test_a_repeated_cancel_returns_the_cancelled_run(app: App, server: Any, post
     assert post(path, {}, RETRY)["status"] == "cancelled"
 
 
+@pytest.mark.parametrize("headers", [RETRY, {"Idempotency-Key": "k-1"}], ids=str)
+@pytest.mark.parametrize("kind", ["assistant", "thread", "message", "run"])
+def test_a_repeated_change_does_not_undo_a_later_one(
+    app: App, server: Any, post: Any, client: OpenAI, headers: Any, kind: str
+) -> None:
+    thread = f"/threads/{app.thread.id}"
+    path = {
+        "assistant": f"/assistants/{app.assistant.id}",
+        "thread": thread,
+        "message": f"{thread}/messages/{app.messages.list(app.thread.id).data[0].id}",
+        "run": f"{thread}/runs/{app.run().id}",
+    }[kind]
+    first, second = {"metadata": {"desk": "1"}}, {"metadata": {"desk": "2"}}
+    leave(server, path, first, {name: value for name, value in headers.items() if name not in RETRY})
+    post(path, second)
+    post(path, first, headers)
+    found: Any = client.get(path, cast_to=object)
+    assert found["metadata"] == second["metadata"]
+
+
 @pytest.mark.parametrize("headers", [RETRY, {**RETRY, "Idempotency-Key": "k-1"}, {"Idempotency-Key": "k-1"}])
 @pytest.mark.parametrize(("path", "body"), [("/threads", {"messages": [HELLO]}), ("/assistants", {"model": "m"})])
 def test_what_is_created_twice_is_one_object(
