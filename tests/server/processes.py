@@ -48,6 +48,11 @@ class ServerProcess:
         self.base_url = self._line()
 
     @property
+    def host(self) -> str:
+        """Return the address that the server listens on."""
+        return "127.0.0.1"
+
+    @property
     def port(self) -> int:
         """Return the port that the server listens on."""
         return int(self.base_url.rpartition(":")[2].partition("/")[0])

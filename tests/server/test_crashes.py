@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -26,6 +28,7 @@ from threadledger.domain.conversation import events as e
 
 from .chat_only import ChatOnly
 from .processes import ServerParent, ServerProcess, reserved_port
+from .speaking import accepts, until
 
 pytestmark = [pytest.mark.crash, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 
@@ -53,10 +56,10 @@ def parent() -> Iterator[ServerParent]:
 
 
 @pytest.fixture
-def start(parent: ServerParent, upstream: ChatOnly, any_db_url: str) -> Iterator[Callable[..., ServerProcess]]:
-    """Yield a function that starts a server on the database and the upstream of the test: `start(port, killed_at=7)`."""
+def start(parent: ServerParent, upstream: ChatOnly) -> Iterator[Callable[..., ServerProcess]]:
+    """Yield a function that starts a server on the upstream of the test: `start(db_url, port, killed_at=7)`."""
     upstream.calls_functions = True
-    yield lambda *arguments, **order: parent.start(any_db_url, upstream.base_url, *arguments, **order)
+    yield lambda db_url, *arguments, **order: parent.start(db_url, upstream.base_url, *arguments, **order)
     parent.end_servers()
 
 
@@ -224,7 +227,7 @@ def test_what_was_acknowledged_survives_kills_once_and_every_run_ends(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     moments, stopped = Random(SEED), threading.Event()
-    server = start(port)
+    server = start(any_db_url, port)
     talkers = [Talker(connect(server.base_url), f"client {number}") for number in range(CLIENTS)]
     server.kill()
     with ThreadPoolExecutor(CLIENTS) as pool:
@@ -232,9 +235,9 @@ def test_what_was_acknowledged_survives_kills_once_and_every_run_ends(
         try:
             for _ in range(KILLS):
                 upstream.fail(500)
-                server = start(port, killed_at=moments.randint(1, MOMENTS_MAX))
+                server = start(any_db_url, port, killed_at=moments.randint(1, MOMENTS_MAX))
                 assert server.wait() is None
-            server = start(port)
+            server = start(any_db_url, port)
         finally:
             stopped.set()
     for each in talking:
@@ -268,3 +271,163 @@ def check_audit(db_url: str, talkers: list[Talker], capsys: pytest.CaptureFixtur
         assert max(Counter(each).values(), default=1) == 1
     assert len(results) > 0
     assert set(results) <= set(calls)
+
+
+# Several servers on one database, and servers that are told to stop
+
+
+@dataclass
+class Pair:
+    """Two servers on one database, and the SDK for each."""
+
+    one: ServerProcess
+    other: ServerProcess
+    at_one: Any
+    at_other: Any
+    assistant_id: str
+    thread_id: str
+
+    def run(self, **options: Any) -> Any:
+        """Create a run through the first server."""
+        runs = self.at_one.beta.threads.runs
+        return runs.create(self.thread_id, assistant_id=self.assistant_id, **options)
+
+    def poll(self, run: Any) -> Any:
+        """Poll a run through the second server until it has ended or waits."""
+        return self.at_other.beta.threads.runs.poll(run.id, thread_id=self.thread_id, poll_interval_ms=10)
+
+    @property
+    def said(self) -> list[str]:
+        """Return the texts of the thread, as the second server lists them."""
+        listed = self.at_other.beta.threads.messages.list(self.thread_id, order="asc")
+        return [_text_of(each) for each in listed]
+
+
+@pytest.fixture
+def pair(start: Callable[..., ServerProcess], connect: Callable[[str], openai.OpenAI], postgres_url: str) -> Pair:
+    one, other = start(postgres_url), start(postgres_url)
+    at_one, at_other = connect(one.base_url), connect(other.base_url)
+    assistant = at_one.beta.assistants.create(model="gpt-4o")
+    thread = at_one.beta.threads.create(messages=[{"role": "user", "content": "Hello"}])
+    return Pair(one, other, at_one, at_other, assistant.id, thread.id)
+
+
+def test_what_one_server_was_given_is_seen_by_the_other_at_once_and_its_run_is_continued_there(pair: Pair) -> None:
+    pair.at_one.beta.threads.messages.create(pair.thread_id, role="user", content="And?")
+    assert pair.said == ["Hello", "And?"]
+    run = pair.poll(pair.run(tools=[FUNCTION]))
+    assert run.status == "requires_action"
+    call = run.required_action.submit_tool_outputs.tool_calls[0].id
+    outputs: Any = [{"tool_call_id": call, "output": "sunny"}]
+    opened = pair.at_other.beta.threads.runs.submit_tool_outputs_stream(
+        run_id=run.id, thread_id=pair.thread_id, tool_outputs=outputs
+    )
+    with opened as stream:
+        assert stream.get_final_messages()[0].content[0].text.value == "The function said: sunny"
+    again = pair.at_one.beta.threads.runs.retrieve(run.id, thread_id=pair.thread_id)
+    assert (again.status, pair.said) == ("completed", ["Hello", "And?", "The function said: sunny"])
+
+
+def test_a_run_of_one_server_locks_its_thread_in_the_other_which_can_cancel_it(pair: Pair, upstream: ChatOnly) -> None:
+    at_other = pair.at_other.beta.threads
+    with upstream.held():
+        run = pair.run()
+        upstream.wait_for(1)
+        with pytest.raises(openai.BadRequestError, match=f"already has an active run {run.id}"):
+            at_other.runs.create(pair.thread_id, assistant_id=pair.assistant_id)
+        with pytest.raises(openai.BadRequestError, match=f"while a run {run.id} is active"):
+            at_other.messages.create(pair.thread_id, role="user", content="And?")
+        assert at_other.runs.cancel(run.id, thread_id=pair.thread_id).status == "cancelled"
+    until(lambda: "is not run here" in Path("server.log").read_text(encoding="utf-8"))
+    assert pair.at_one.beta.threads.runs.retrieve(run.id, thread_id=pair.thread_id).status == "cancelled"
+    assert pair.said == ["Hello"]
+    assert pair.poll(pair.run()).status == "completed"
+    assert pair.said == ["Hello", "You said: Hello"]
+
+
+def test_the_run_of_a_killed_server_is_continued_by_the_other(
+    pair: Pair, upstream: ChatOnly, postgres_url: str
+) -> None:
+    with upstream.held():
+        run = pair.run()
+        upstream.wait_for(1)
+        pair.one.kill()
+        upstream.wait_for(2)
+    assert pair.poll(run).status == "completed"
+    assert pair.said == ["Hello", "You said: Hello"]
+    with open_ledger(load_settings(db=postgres_url)) as ledger:
+        (failure,) = ledger.failures()
+    assert (failure.cause, failure.next) == ("interrupted", "retried")
+
+
+@pytest.fixture
+def polling(
+    start: Callable[..., ServerProcess], connect: Callable[[str], openai.OpenAI], any_db_url: str, port: int
+) -> Iterator[Callable[..., tuple[ServerProcess, Future[Any], Any]]]:
+    """Yield a function that starts a server and a client that creates a run and polls it; both are returned, with the SDK."""
+    with ThreadPoolExecutor(1) as pool:
+
+        def begin(**order: Any) -> tuple[ServerProcess, Future[Any], Any]:
+            server = start(any_db_url, port, **order)
+            sdk = connect(server.base_url)
+            assistant = sdk.beta.assistants.create(model="gpt-4o")
+            thread = sdk.beta.threads.create(messages=[{"role": "user", "content": "Hello"}])
+            runs = sdk.beta.threads.runs
+            where = {"thread_id": thread.id, "assistant_id": assistant.id}
+            return server, pool.submit(runs.create_and_poll, **where, poll_interval_ms=10), sdk
+
+        yield begin
+
+
+def check_answered_once(run: Any, sdk: Any) -> None:
+    assert run.status == "completed"
+    threads = sdk.beta.threads
+    assert [_text_of(each) for each in threads.messages.list(run.thread_id, order="asc")] == ["Hello", "You said: Hello"]
+    assert [each.id for each in threads.runs.list(run.thread_id)] == [run.id]
+
+
+def test_a_server_that_is_told_to_stop_finishes_its_run_and_its_client_asks_the_next_one(
+    start: Callable[..., ServerProcess], polling: Any, upstream: ChatOnly, any_db_url: str, port: int
+) -> None:
+    with upstream.held():
+        server, polled, sdk = polling()
+        upstream.wait_for(1)
+        server.send(signal.SIGTERM)
+        until(lambda: not accepts(server))
+    assert server.wait() == 0
+    start(any_db_url, port)
+    check_answered_once(polled.result(), sdk)
+    assert len(upstream.requests) == 1
+
+
+def test_a_server_that_is_told_to_stop_hands_over_a_run_that_takes_too_long(
+    start: Callable[..., ServerProcess], polling: Any, upstream: ChatOnly, any_db_url: str, port: int
+) -> None:
+    with upstream.held():
+        server, polled, sdk = polling(stop_seconds=0)
+        upstream.wait_for(1)
+        server.send(signal.SIGTERM)
+        assert server.wait() == 0
+        start(any_db_url, port)
+        upstream.wait_for(2)
+    check_answered_once(polled.result(), sdk)
+    with open_ledger(load_settings(db=any_db_url)) as ledger:
+        (failure,) = ledger.failures()
+    assert (failure.cause, failure.next) == ("interrupted", "retried")
+
+
+def test_a_stream_ends_in_order_when_its_server_is_told_to_stop(
+    start: Callable[..., ServerProcess], connect: Callable[[str], openai.OpenAI], upstream: ChatOnly, db_url: str
+) -> None:
+    server = start(db_url)
+    sdk = connect(server.base_url)
+    assistant = sdk.beta.assistants.create(model="gpt-4o")
+    thread = sdk.beta.threads.create(messages=[{"role": "user", "content": "Hello"}])
+    with sdk.beta.threads.runs.stream(thread_id=thread.id, assistant_id=assistant.id) as stream:
+        with upstream.held():
+            next(event for event in stream if event.event == "thread.message.delta")
+            server.send(signal.SIGTERM)
+            until(lambda: not accepts(server))
+        (answer,) = stream.get_final_messages()
+    assert _text_of(answer) == "You said: Hello"
+    assert server.wait() == 0
