@@ -23,6 +23,8 @@ from uuid import uuid4
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
+from threadledger.domain.failures import redact
+
 from ..wire import (
     Address,
     ApiError,
@@ -205,7 +207,7 @@ class ServerApp:
         if found is not None and not any(map(_has_control_character, found[1].values())):
             return found
         methods = self._router.methods(address.path) if address is not None and found is None else []
-        raise _not_allowed(incoming, methods) if methods else errors.unknown_url(incoming.method, incoming.path)
+        raise _not_allowed(incoming, methods) if methods else errors.unknown_url(incoming.method, redact(incoming.path))
 
     # What follows runs in the thread of the handler.
 
@@ -342,7 +344,7 @@ def _require_json(incoming: IncomingRequest) -> None:
 
 
 def _not_allowed(incoming: IncomingRequest, methods: list[str]) -> ApiError:
-    message = f"Not allowed to {incoming.method} on {incoming.path}: use {' or '.join(methods)}."
+    message = f"Not allowed to {incoming.method} on {redact(incoming.path)}: use {' or '.join(methods)}."
     return ApiError(405, message, code="method_not_supported", headers={"allow": ", ".join(methods)})
 
 

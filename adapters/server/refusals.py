@@ -58,8 +58,9 @@ REFUSALS = (
 
 
 def refusal_of(error: Exception, request_id: str) -> ApiError:
-    """Return the refusal for an error that a handler raised; an `ApiError` is one already."""
+    """Return the refusal for an error that a handler raised; an `ApiError` is one already, and may repeat what was sent."""
     if isinstance(error, ApiError):
+        error.message = redact(error.message)
         return error
     rule = next(rule for rule in REFUSALS if isinstance(error, rule.error))
     unknown = f"The server had an unexpected error while it processed your request; its log has it under {request_id}."
