@@ -111,7 +111,8 @@ def continued(
 ) -> Effects[Answer]:
     """Run an open exchange until it has an answer, or waits for the results of tool calls.
 
-    `waits` gets its deadline, and returns what is written in the transaction of the tool calls. Runs of it that a stopped process left open are closed first: the caller has its claim.
+    `waits` gets its deadline, and returns what is written in the transaction of the tool calls. Runs of it that a stopped process
+    left open are closed first: the caller has its claim.
 
     Raises:
         ConversationChanged: it has ended.

@@ -382,7 +382,10 @@ def polling(
 def check_answered_once(run: Any, sdk: Any) -> None:
     assert run.status == "completed"
     threads = sdk.beta.threads
-    assert [_text_of(each) for each in threads.messages.list(run.thread_id, order="asc")] == ["Hello", "You said: Hello"]
+    assert [_text_of(each) for each in threads.messages.list(run.thread_id, order="asc")] == [
+        "Hello",
+        "You said: Hello",
+    ]
     assert [each.id for each in threads.runs.list(run.thread_id)] == [run.id]
 
 
