@@ -131,7 +131,7 @@ def runs_in(thread: FoundThread, event: Holder) -> list[ImportedRun]:
 def _as_given(facts: Mapping[str, Any], shown: Json) -> Json:
     """Return the API's object of a step of which the dump's details were kept."""
     details = facts["step_details"]
-    return objects.run_step(facts["id"], 0, shown, {"type": "tool_calls", **details}) | dict(facts)
+    return objects.run_step(facts["id"], 0, shown, {"type": "tool_calls", **details}) | {**facts}
 
 
 def _versions(thread: FoundThread, run_id: str) -> list[int]:

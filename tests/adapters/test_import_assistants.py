@@ -306,6 +306,26 @@ def test_every_id_of_the_source_finds_its_event(open_any_store: Callable[[], Led
     assert {stream for places in found.values() for stream, _ in places} == {"conversation:anna"}
 
 
+def test_what_holds_imported_runs_is_listed_from_both_ends_between_two_versions(
+    open_any_store: Callable[[], Ledger], tmp_path: Path
+) -> None:
+    ledger = open_any_store()
+    silent = [run(f"s{number}", 10 * number + 1, "failed") for number in range(30)]
+    dump = {**THREAD, "messages": [message(number) for number in range(30)], "runs": silent, "run_steps": []}
+    imported(ledger, written(tmp_path / "d.json", dump))
+    lookups = ledger.journal.lookups("thread_a")
+    assert lookups is not None
+
+    def versions(low: int, high: int, newest_first: bool) -> list[int]:
+        return [each.originator_version for each in lookups.imported_runs(low, high, newest_first=newest_first)]
+
+    whole = list(range(2, 32))
+    for low, high, expected in ((0, 99, whole), (5, 20, whole[4:19]), (30, 31, [31]), (31, 40, [])):
+        assert versions(low, high, newest_first=False) == expected
+        assert versions(low, high, newest_first=True) == expected[::-1]
+    assert ledger.journal.addressed(["imported runs"]) == {}
+
+
 def test_rows_of_earlier_schemas_get_the_same_addresses_in_an_upgrade(ledger: Ledger, tmp_path: Path) -> None:
     imported(ledger, written(tmp_path / "d.json", THREAD))
     rows = [row for row in ledger.journal.recorder.rows() if row[3] == "MessageJournaled"]  # type: ignore[attr-defined]
