@@ -16,7 +16,7 @@ from threadledger.domain.errors import InvalidMessage, InvalidProfile
 
 from ..wire import ApiError, Json, bodies, validation
 from ..wire.errors import bad_request, empty_array, missing
-from ..wire.fields import COMPLETION_FIELDS
+from ..wire.fields import CHAT_PART_FIELDS, COMPLETION_FIELDS
 from ..wire.limits import CHAT_ROLES, CHAT_TOOLS_MAX
 from . import tenants
 from .calls import Served, ServedCall
@@ -226,8 +226,18 @@ def _message(given: Any, where: str) -> Message:
             f"{where}.role",
             "unsupported_value",
         )
+    _remove_addresses(fields.get("content"), f"{where}.content")
     said = {name: value for name, value in fields.items() if name == "content" or value not in (None, [])}
     try:
         return parse_message(said)
     except InvalidMessage as error:
         raise bad_request(f"Invalid '{where}': {error}", where, "invalid_value") from error
+
+
+def _remove_addresses(content: Any, where: str) -> None:
+    """Note and remove what the API's content parts do not have: the addresses of stored bytes belong to the ledger alone."""
+    for place, part in enumerate(content if isinstance(content, list) else ()):
+        kind = part.get("type") if isinstance(part, dict) else None
+        inner = part.get(kind) if isinstance(kind, str) else None
+        if kind in CHAT_PART_FIELDS and isinstance(inner, dict):
+            validation.only_known(inner, CHAT_PART_FIELDS[kind], f"{where}[{place}].{kind}.")

@@ -54,6 +54,11 @@ COMPLETION_FIELDS = (
     "response_format", "audio", "store", "moderation", "stream", "stop", "logit_bias", "logprobs", "max_tokens", "n",
     "prediction", "seed", "stream_options", "tools", "tool_choice", "parallel_tool_calls", "function_call", "functions",
 )  # fmt: skip
+CHAT_PART_FIELDS = {
+    "image_url": ("url", "detail"),
+    "file": ("file_id", "file_data", "filename"),
+    "input_audio": ("data", "format"),
+}
 
 MESSAGES_FIELDS = (
     "max_tokens", "messages", "model", "cache_control", "container", "diagnostics", "inference_geo", "metadata",

@@ -140,7 +140,7 @@ class World:
         own["step_id"] = steps["data"][0]["id"]
         if not shared:
             own["message_id"] = steps["data"][0]["step_details"]["message_creation"]["message_id"]
-        own |= self.waiting(tenant, own["assistant_id"]) | {"conversation": f"chat of {mark}"}
+        own |= self.waiting(tenant, own["assistant_id"]) | {"conversation": f"chat of {tenant}"}
         if "create_completion" in HANDLERS:
             own |= self.completed(tenant)
         return own
@@ -173,7 +173,8 @@ class World:
 
     def settle(self) -> None:
         """Wait until no run is in progress, so that a tenant's events change by its requests alone."""
-        until(lambda: not self.server.served.runner._live)
+        runner = self.server.served.runner
+        until(lambda: not runner._tasks)
 
     def events(self, tenant: str) -> list[tuple[Any, ...]]:
         """Return every row of a tenant's streams."""
@@ -501,7 +502,8 @@ def test_a_repeated_request_never_gets_the_answer_of_another_tenant(
         again = sharing.send(owner, sent, RETRY)  # it is matched: the answer is still waited for
         sharing.settle()
         assert again.status == 200, again.text
-        assert sharing.events(owner) == before, what
+        if template.route.operation != "create_completion":  # a chat completion ends with its client, and runs again
+            assert sharing.events(owner) == before, what
         if template.route.operation.startswith("create_"):
             assert not again.ids & said.ids - set(own[other].values()), what
 
