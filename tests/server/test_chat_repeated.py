@@ -13,6 +13,7 @@ import httpx2
 import pytest
 
 from threadledger.domain.conversation import events as e
+from threadledger.domain.conversation.messages import Message, Role
 from threadledger.domain.ledger import Ledger
 
 from .chat_only import ChatOnly
@@ -176,6 +177,17 @@ def test_a_failed_request_that_is_repeated_is_run_again(server: Any, ledger: Led
     assert len(of(ledger, e.RunStarted)) == 2
     stored = httpx2.get(f"{server.base_url}{PATH}/{second.json()['id']}")
     assert stored.json() == second.json() == post(server, key, store=True).json()
+
+
+def test_the_same_question_while_another_process_answers_it_is_an_exchange_of_its_own(
+    server: Any, ledger: Ledger
+) -> None:
+    question = Message(Role.USER, "Hello")
+    other = ledger.journal.commit("k", lambda conversation: conversation.ask(question), create=True)
+    assert post(server).status_code == 200
+    [run] = of(ledger, e.RunStarted)
+    assert run.exchange_id != other
+    assert said(ledger) == ["Hello", "Hello", "You said: Hello"]
 
 
 def test_two_equal_requests_that_were_answered_stay_two(server: Any, ledger: Ledger) -> None:
