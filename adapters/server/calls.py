@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from .runner import Runner
     from .serve_settings import ServeSettings
 
+STORED_PREFIX = "api:"
+"""Beginning of the idempotency key of everything that requests store."""
+
 
 @dataclass(frozen=True)
 class Caller:
@@ -62,7 +65,12 @@ class ServedCall(RouteCall):
     @property
     def idempotency_key(self) -> str:
         """Return the idempotency key of what the request stores."""
-        return f"api:{self.request_key}"
+        return idempotency_key_of(self.request_key)
+
+
+def idempotency_key_of(request_key: str) -> str:
+    """Return the idempotency key of what a request stores."""
+    return f"{STORED_PREFIX}{request_key}"
 
 
 @dataclass

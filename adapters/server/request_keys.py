@@ -3,6 +3,9 @@
 A request with an `Idempotency-Key` is the same as an earlier one with that key. The SDKs send none, but say in
 `x-stainless-retry-count` that they repeat a request: it is the same as the newest one of the same key, path and body whose
 response was not completely sent. So two equal messages that a client was told of stay two.
+
+A server that was killed may have sent responses without noting it. A client that did something else in the thread since then
+has its response: a request that is sent again afterwards is another one.
 """
 
 from __future__ import annotations
@@ -17,12 +20,16 @@ from threadledger.domain.ids import new_id
 from ..wire import IncomingRequest
 from ..wire.errors import bad_request
 from .calls import ServedCall
+from .tenants import key_of
 
 if TYPE_CHECKING:
     from .runner import Runner
 
 RETRY_COUNT = "x-stainless-retry-count"
 IDEMPOTENCY_KEY = "idempotency-key"
+LOST_MAX = 10_000
+"""Maximum number of responses that are remembered as not sent; the oldest ones are forgotten first."""
+
 KEY_CHARS_MAX = 255
 """Maximum length of an `Idempotency-Key`, in characters."""
 
@@ -35,6 +42,8 @@ class RequestKeys:
         self._lock = threading.Lock()
         self._in_progress: dict[str, list[str]] = {}
         """Keys of requests in progress, the newest last, by fingerprint."""
+        self._lost: dict[str, None] = {}
+        """Keys of requests whose response this process could not send, the newest last."""
 
     def begin(self, call: ServedCall, incoming: IncomingRequest) -> None:
         """Set the key of a request that may store something, before it is handled.
@@ -55,7 +64,7 @@ class RequestKeys:
                     "idempotency_key_reused",
                 )
         else:
-            found = self._unsent(fingerprint) if _is_retry(call.request_headers) else None
+            found = self._unsent(call) if _is_retry(call.request_headers) else None
             call.request_key, call.repeated = found or new_id(), found is not None
             call.stored = found is not None and self._runner.notes.fingerprint_of(found) is not None
         call.also = self._runner.notes.note(call.request_key, fingerprint)
@@ -64,12 +73,21 @@ class RequestKeys:
 
     def sent(self, call: ServedCall) -> None:
         """Note that the client got the whole response, as far as is known."""
-        self.unsent(call)
+        self._end(call)
+        with self._lock:
+            self._lost.pop(call.request_key, None)
         if IDEMPOTENCY_KEY not in call.request_headers:
             self._runner.sent(call.request_key)
 
     def unsent(self, call: ServedCall) -> None:
-        """Note that a request is no longer in progress."""
+        """Note that a request has ended, and the client did not get its response."""
+        self._end(call)
+        with self._lock:
+            self._lost[call.request_key] = None
+            if len(self._lost) > LOST_MAX:
+                del self._lost[next(iter(self._lost))]
+
+    def _end(self, call: ServedCall) -> None:
         with self._lock:
             keys = self._in_progress.get(call.fingerprint, [])
             if call.request_key in keys:
@@ -77,12 +95,17 @@ class RequestKeys:
             if not keys:
                 self._in_progress.pop(call.fingerprint, None)
 
-    def _unsent(self, fingerprint: str) -> str | None:
+    def _unsent(self, call: ServedCall) -> str | None:
+        """Return the key of the request that is sent again; None if it is not known, or the client has its response."""
         with self._lock:
-            keys = self._in_progress.get(fingerprint)
+            keys = self._in_progress.get(call.fingerprint)
             if keys:
                 return keys[-1]
-        return self._runner.unsent(fingerprint)
+        found, thread_id = self._runner.unsent(call.fingerprint), call.ids.get("thread_id")
+        with self._lock:
+            if found is None or thread_id is None or found in self._lost:
+                return found
+        return None if self._runner.has_followers(key_of(call.caller, thread_id), found) else found
 
 
 def _fingerprint(call: ServedCall, method: str, path: str, body: bytes) -> str:

@@ -25,6 +25,8 @@ from threadledger.domain.exchange import Conversing
 from threadledger.domain.exchange.served import continued, expired
 from threadledger.domain.failures import redact
 
+from .calls import STORED_PREFIX, idempotency_key_of
+
 if TYPE_CHECKING:
     from threadledger.domain.effects import Effect, Effects
     from threadledger.domain.exchange import Answer, Exchange
@@ -241,6 +243,15 @@ class Runner:
         found = self.notes.unsent(fingerprint)
         with self._lock:
             return None if found in self._sent else found
+
+    def has_followers(self, key: str, request_key: str) -> bool:
+        """Return whether another request was stored in a conversation after this one."""
+        journal, own = self._ledger.journal, idempotency_key_of(request_key)
+        stored = journal.keyed(key, own)
+        if stored is None:
+            return False
+        later = (getattr(event, "idempotency_key", None) for event in journal.history(key, stored.originator_version))
+        return any(each is not None and each != own and each.startswith(STORED_PREFIX) for each in later)
 
     def expire(self, key: str, exchange_id: str) -> bool:
         """End an exchange if its time is over; return whether it has ended."""

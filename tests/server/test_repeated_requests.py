@@ -14,6 +14,7 @@ from openai import OpenAI
 
 from threadledger.adapters.server.calls import Handler
 from threadledger.adapters.server.handlers import HANDLERS
+from threadledger.adapters.server.runner import Runner
 from threadledger.domain.ledger import Ledger
 
 from .speaking import SECONDS_MAX, until
@@ -128,6 +129,29 @@ def test_a_retry_is_matched_to_the_request_that_was_lost_not_to_an_equal_one_bef
     assert again["id"] != first["id"]
     assert app.said == ["Hello", *["Where is my parcel?"] * 2]
     assert post(path, HELLO, RETRY)["id"] not in {first["id"], again["id"]}
+
+
+def test_after_a_kill_a_client_that_did_something_else_since_is_not_given_an_old_response(
+    app: App, server: Any, post: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = f"/threads/{app.thread.id}/messages"
+    with monkeypatch.context() as killed:
+        killed.setattr(Runner, "sent", lambda *_: None)
+        first = post(path, HELLO)
+        assert post(path, HELLO, RETRY)["id"] == first["id"]  # it may be the one whose response was lost
+        post(path, {**HELLO, "content": "And?"})
+    assert post(path, HELLO, RETRY)["id"] != first["id"]
+    assert app.said == ["Hello", "Where is my parcel?", "And?", "Where is my parcel?"]
+
+
+def test_a_request_whose_answer_was_lost_is_recognised_after_another_client_did_something_in_the_thread(
+    app: App, server: Any, post: Any
+) -> None:
+    path = f"/threads/{app.thread.id}/messages"
+    leave(server, path, HELLO)
+    post(path, {**HELLO, "content": "And?"})
+    post(path, HELLO, RETRY)
+    assert app.said == ["Hello", "Where is my parcel?", "And?"]
 
 
 def test_a_request_of_another_body_or_path_is_another_request(
