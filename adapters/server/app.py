@@ -258,14 +258,13 @@ class ServerApp:
         try:
             while connected:
                 piece = next(stream.frames, None)
-                is_last = piece is None or piece.endswith(LAST_FRAME)
-                if piece or is_last:
-                    connected = request.from_thread(partial(request.write, piece or b"", last=is_last))
-                else:
-                    connected = not request.gone.is_set()
-                if is_last:
+                if piece is None:
+                    return request.from_thread(partial(request.write, b"", last=True))
+                if piece.endswith(LAST_FRAME):
+                    delivered = request.from_thread(partial(request.finish, piece))
                     deque(stream.frames, maxlen=0)  # what the handler does after the last one
-                    return connected
+                    return delivered
+                connected = request.from_thread(partial(request.write, piece)) if piece else not request.gone.is_set()
         except Exception as error:  # noqa: BLE001 - it is sent within the stream
             refusal = _refused(error, request.request_id)
             _abandon(stream, "failed", request.request_id)

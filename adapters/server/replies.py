@@ -168,20 +168,33 @@ class RequestInProgress:
     async def write(self, piece: bytes, *, last: bool = False) -> bool:
         """Send a piece of the body, and return whether the client was connected when the system accepted it."""
         self._ended = last
+        if not await self._accepted(piece, more=not last):
+            self.gone.set()
+            return False
+        return last or not self.gone.is_set()
+
+    async def finish(self, piece: bytes) -> bool:
+        """Send the last frame of a stream and the end of the body, and return whether the client has the frame.
+
+        A client may leave when it has the frame: the end, which it does not read then, would be taken for refused.
+        """
+        self._ended = True
+        accepted = await self._accepted(piece, more=True)
+        await self._accepted(b"", more=False)
+        return accepted
+
+    async def _accepted(self, piece: bytes, *, more: bool) -> bool:
         connection = self._connection
         try:
             async with asyncio.timeout(self._limits.send_seconds):
-                await self._send({"type": "http.response.body", "body": piece, "more_body": not last})
-                accepted = connection is None or await connection.accepted(self._cycle)
+                await self._send({"type": "http.response.body", "body": piece, "more_body": more})
+                accepted = connection is None or bool(await connection.accepted(self._cycle))
         except TimeoutError:
             accepted = False
             if connection is not None:
                 connection.transport.abort()
-        if not accepted:
-            self.gone.set()
-            return False
-        self.sent_bytes += len(piece)
-        return last or not self.gone.is_set()
+        self.sent_bytes += len(piece) if accepted else 0
+        return accepted
 
     def from_thread(self, sending: Callable[[], Any]) -> bool:
         """Call one of the methods that send in the event loop, and return its result; False if the server has stopped.

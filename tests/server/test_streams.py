@@ -198,7 +198,6 @@ def test_a_client_may_leave_as_soon_as_it_has_the_last_event(serve: Serve, noted
     with connected(server) as line:
         line.sendall(post(server))
         received(line, b"[DONE]")
-        leave(line)
     left.set()
     assert (noted.ends(1), after) == (["sent"], [False])
 
