@@ -13,6 +13,7 @@ import functools
 import inspect
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -23,9 +24,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import IO, Any
+from urllib.request import urlopen
 
 NEVER = 0
+"""Number of no moment."""
+
+ENDED_SECONDS_MAX = 120.0
+"""Maximum time for a process to end, in seconds; it has reached the moment at which it kills itself long before."""
+
 LOOK_SECONDS = 0.05
 """Interval at which the servers search for exchanges that no living process runs, in seconds."""
 
@@ -69,6 +77,7 @@ class ServerProcess:
 
     def wait(self) -> int | None:
         """Return the exit status when the process has ended; None if it was killed."""
+        assert select.select([self._pipe], [], [], ENDED_SECONDS_MAX)[0], f"process {self.pid} does not end"
         with self._pipe:
             status = self._line()
         while True:  # its pipe is closed before its socket
@@ -132,14 +141,25 @@ def reserved_port() -> Iterator[int]:
 
 def serve() -> None:
     """Fork a server for each order."""
-    for name in ("cli.serve", "adapters.server.server", "adapters.sql", "adapters.openai", "domain.exchange.served"):
-        import_module(f"threadledger.{name}")
-    for name in ("openai.resources.beta", "openai.resources.chat", "sqlalchemy", "psycopg", "psycopg_binary"):
-        import_module(name)
+    warm_up()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # a killed child leaves nothing
     for line in sys.stdin:
         if os.fork() == 0:
             perform(json.loads(line))
+
+
+def warm_up() -> None:
+    """Import what servers use, and run one for a moment: some modules are imported when they are first needed."""
+    from threadledger.adapters import load_settings, open_ledger
+    from threadledger.adapters.server import open_server
+
+    for name in ("threadledger.cli.serve", "threadledger.domain.exchange.served", "psycopg"):
+        import_module(name)
+    with TemporaryDirectory() as folder:
+        given = {"openai_api_key": "sk-test", "backends": ("chat",), "threads": "none"}
+        settings = load_settings(db=f"sqlite:///{folder}/warm.db", **given)
+        with open_ledger(settings) as ledger, open_server(ledger, settings, port=0) as server:
+            urlopen(f"{server.base_url}/threads").close()
 
 
 def perform(order: dict[str, Any]) -> None:
