@@ -156,6 +156,11 @@ def event_in_words(kind: str, data: dict[str, Any]) -> str:
             return _about_memory(kind, data)
         case "MessageRetracted" | "MessagePinned" | "MessageRated" | "MessageDescribed" | "ExchangeDescribed":
             return _about_message(kind, data)
+        case "CompletionStored":
+            given = f" with metadata {', '.join(data['metadata'])}" if data["metadata"] else ""
+            return f"{data['completion_id']} can be read: the answer {short(data['message_id'])}{given}"[:100]
+        case "CompletionDeleted":
+            return f"{data['completion_id']} can no longer be read"
     return ", ".join(
         f"{name} {value}" for name, value in data.items() if name != "actor" and isinstance(value, (str, int)) and value
     )[:100]

@@ -66,11 +66,11 @@ KNOWN: dict[tuple[str, str], Known] = {
 }
 
 SCANS_BY_NATURE: dict[str, frozenset[str]] = {
-    "Ledger.check": frozenset(["events", "view_conversations_states"]),
+    "Ledger.check": frozenset(["addresses", "events", "view_conversations_states"]),
     "Ledger.conversations": frozenset(["view_conversations_states"]),
-    "Ledger.copy_to": frozenset(["events", "streams"]),
-    "threadledger db check": frozenset(["events", "streams", "view_conversations_states"]),
-    "threadledger db copy": frozenset(["events", "streams"]),
+    "Ledger.copy_to": frozenset(["addresses", "events", "streams"]),
+    "threadledger db check": frozenset(["addresses", "events", "streams", "view_conversations_states"]),
+    "threadledger db copy": frozenset(["addresses", "events", "streams"]),
     "threadledger list": frozenset(["view_conversations_states"]),
 }
 """Large tables that a call reads from end to end because that is its task: a check, a copy, a list without a limit."""
