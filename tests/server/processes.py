@@ -28,6 +28,9 @@ from tempfile import TemporaryDirectory
 from typing import IO, Any
 from urllib.request import urlopen
 
+STOPS = "stops"
+"""Line that a server prints when it accepts no more requests and lets its runs end."""
+
 NEVER = 0
 """Number of no moment."""
 
@@ -75,11 +78,16 @@ class ServerProcess:
             self.send(signal.SIGKILL)
         self.wait()
 
+    def next(self) -> str:
+        """Return the next line that the process prints; an empty one if it has ended."""
+        assert select.select([self._pipe], [], [], ENDED_SECONDS_MAX)[0], f"process {self.pid} prints nothing"
+        return self._line()
+
     def wait(self) -> int | None:
         """Return the exit status when the process has ended; None if it was killed."""
-        assert select.select([self._pipe], [], [], ENDED_SECONDS_MAX)[0], f"process {self.pid} does not end"
-        with self._pipe:
-            status = self._line()
+        status = self.next()
+        status = self.next() if status == STOPS else status
+        self._pipe.close()
         while True:  # its pipe is closed before its socket
             try:
                 os.kill(self.pid, 0)
@@ -177,12 +185,24 @@ def perform(order: dict[str, Any]) -> None:
         os.close(opened)
     runner.LOOK_SECONDS = LOOK_SECONDS
     runner.STOP_SECONDS = order.get("stop_seconds", runner.STOP_SECONDS)
+    announce_stop(runner.Runner)
     if (killed_at := order.get("killed_at", NEVER)) != NEVER:
         kill_at(killed_at)
     print(os.getpid(), flush=True)
     status = main(order["arguments"])
     print(status, flush=True)
     os._exit(0)
+
+
+def announce_stop(runner: Any) -> None:
+    """Print a line when a runner lets its runs end, before it waits for them."""
+    end = runner._end
+
+    async def announced(self: Any, grace_seconds: float) -> None:
+        print(STOPS, flush=True)
+        await end(self, grace_seconds)
+
+    runner._end = announced
 
 
 def kill_at(number: int) -> None:

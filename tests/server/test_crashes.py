@@ -28,7 +28,7 @@ from threadledger.cli import main
 from threadledger.domain.conversation import events as e
 
 from .chat_only import ChatOnly
-from .processes import ServerParent, ServerProcess, reserved_port
+from .processes import STOPS, ServerParent, ServerProcess, reserved_port
 from .speaking import accepts, until
 
 pytestmark = [pytest.mark.crash, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
@@ -407,7 +407,7 @@ def test_a_server_that_is_told_to_stop_finishes_its_run_and_its_client_asks_the_
         server, polled, sdk = polling()
         upstream.wait_for(1)
         server.send(signal.SIGTERM)
-        until(lambda: not accepts(server))
+        assert server.next() == STOPS
     assert server.wait() == 0
     start(any_db_url, port)
     check_answered_once(polled.result(), sdk)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
+from uuid import UUID
 
 import openai
 import pytest
 
+from threadledger.adapters import load_settings, open_ledger
 from threadledger.adapters.server import runner
 from threadledger.domain.effects import work
 from threadledger.domain.exchange import served
@@ -74,6 +76,20 @@ def test_results_that_arrive_before_the_run_has_mirrored_its_calls_continue_it(
     sdk.beta.threads.runs.submit_tool_outputs(**where, tool_outputs=[{"tool_call_id": call, "output": "sunny"}])
     submitted_to.set()
     until(lambda: sdk.beta.threads.runs.retrieve(**where).status == "completed")
+
+
+def test_a_run_that_waits_is_held_by_no_process_and_one_that_has_its_results_by_that_which_got_them(
+    sdk: Any, upstream: ChatOnly, db_url: str
+) -> None:
+    run = waiting(sdk)
+    place = f"conversation:{run.thread_id}", str(UUID(run.id.removeprefix("run_")))
+    with open_ledger(load_settings(db=db_url)) as other, upstream.held():
+        assert other.journal.served_notes.hold(*place)
+        other.journal.served_notes.release_all()
+        call = run.required_action.submit_tool_outputs.tool_calls[0].id
+        outputs: Any = [{"tool_call_id": call, "output": "sunny"}]
+        sdk.beta.threads.runs.submit_tool_outputs(run.id, thread_id=run.thread_id, tool_outputs=outputs)
+        assert not other.journal.served_notes.hold(*place)
 
 
 def test_an_output_without_an_id_is_refused_if_several_are_given(sdk: Any) -> None:
