@@ -146,21 +146,16 @@ def event_in_words(kind: str, data: dict[str, Any]) -> str:
             return f"{data['from_backend']} → {data['to_backend']}{without}: {data['reason'][:80]}"
         case "ThreadLinked" | "ThreadRebuilt" | "ThreadLost" | "ThreadReconciled":
             return _about_thread(kind, data)
-        case "ExchangeRequested":
-            return _requested(data)
-        case "ExchangeAbandoned" | "ExchangeCancelled":
-            return kind.removeprefix("Exchange").lower() + _because(data["reason"])
+        case "ExchangeRequested" | "ExchangeAbandoned" | "ExchangeCancelled":
+            return _requested(data) if kind == "ExchangeRequested" else _ended(kind, data)
         case "ConversationStarted" | "ConversationDescribed" | "ConversationDeleted" | "MemoryCleared":
             return _about_conversation(kind, data)
         case "ToolCallDecided" | "RerunAccepted" | "BranchSelected" | "MemoryCompacted":
             return _about_memory(kind, data)
         case "MessageRetracted" | "MessagePinned" | "MessageRated" | "MessageDescribed" | "ExchangeDescribed":
             return _about_message(kind, data)
-        case "CompletionStored":
-            given = f" with metadata {', '.join(data['metadata'])}" if data["metadata"] else ""
-            return f"{data['completion_id']} can be read: the answer {short(data['message_id'])}{given}"[:100]
-        case "CompletionDeleted":
-            return f"{data['completion_id']} can no longer be read"
+        case "CompletionStored" | "CompletionDeleted":
+            return _about_completion(kind, data)
     return ", ".join(
         f"{name} {value}" for name, value in data.items() if name != "actor" and isinstance(value, (str, int)) and value
     )[:100]
@@ -223,6 +218,10 @@ def _requested(data: dict[str, Any]) -> str:
     return f"{runs} {chosen}".strip()
 
 
+def _ended(kind: str, data: dict[str, Any]) -> str:
+    return kind.removeprefix("Exchange").lower() + _because(data["reason"])
+
+
 def _about_memory(kind: str, data: dict[str, Any]) -> str:
     if kind == "ToolCallDecided":
         return f"call {data['call_id']} {'approved' if data['approved'] else 'rejected'}" + _because(data["reason"])
@@ -249,6 +248,13 @@ def _about_message(kind: str, data: dict[str, Any]) -> str:
     if kind == "MessagePinned":
         return f"{name} {'pinned' if data['pinned'] else 'no longer pinned'}"
     return f"{name} rated {data['score']:g}" + _because(data["comment"])
+
+
+def _about_completion(kind: str, data: dict[str, Any]) -> str:
+    if kind == "CompletionDeleted":
+        return f"{data['completion_id']} can no longer be read"
+    given = f" with metadata {', '.join(data['metadata'])}" if data["metadata"] else ""
+    return f"{data['completion_id']} can be read: the answer {short(data['message_id'])}{given}"[:100]
 
 
 def _because(reason: str) -> str:

@@ -23,6 +23,7 @@ from uuid import uuid4
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
+from threadledger.domain.errors import ThreadledgerError
 from threadledger.domain.failures import redact
 
 from ..wire import (
@@ -185,6 +186,8 @@ class ServerApp:
         azure = address is not None and address.azure
         call.caller = await self._threads.call(partial(self._access.caller_of, incoming.headers, azure=azure))
         call.route, call.ids = self._route(incoming, address)
+        if any(map(_has_control_character, incoming.query.values())):
+            raise errors.bad_request("Invalid query: a value has a control character.")
         deployment = address.deployment if address is not None else None
         require_write(call.caller, incoming.method)
         call.request_headers = {name: value for name, value in incoming.headers.items() if name not in CREDENTIALS}
@@ -298,7 +301,8 @@ def _refused(error: Exception, request_id: str) -> ApiError:
     if refusal.status == HTTPStatus.INTERNAL_SERVER_ERROR:
         logger.error("%s failed", request_id, exc_info=without_text(error))
     elif refusal.status > HTTPStatus.INTERNAL_SERVER_ERROR:
-        logger.warning("%s failed: %s", request_id, refusal.message)
+        reason = redact(str(error)) if isinstance(error, ThreadledgerError) else refusal.message
+        logger.warning("%s failed: %s", request_id, reason)
     return refusal
 
 

@@ -28,6 +28,11 @@ SERVER_ERROR = "server_error"
 AGAIN: Mapping[str, str] = {"retry-after": str(RETRY_AFTER_SECONDS)}
 
 
+KEY_REUSED = "The Idempotency-Key was used for a request with another path or body: use a new key for each request."
+
+STORE_UNAVAILABLE = "store_unavailable"
+
+
 @dataclass(frozen=True)
 class RefusalRule:
     """Define how one kind of error is refused; without `shown`, its text stays in the log."""
@@ -40,8 +45,10 @@ class RefusalRule:
 
 
 REFUSALS = (
-    RefusalRule(StoreUnavailable, 503, "store_unavailable", headers=AGAIN),
-    RefusalRule(DatabaseMissing, 503, "store_unavailable", headers=AGAIN),
+    RefusalRule(
+        StoreUnavailable, 503, STORE_UNAVAILABLE, shown=False, headers=AGAIN
+    ),  # its text has the database's address
+    RefusalRule(DatabaseMissing, 503, STORE_UNAVAILABLE, shown=False, headers=AGAIN),
     RefusalRule(NotFound, 404),
     RefusalRule(
         ConversationBusy, 400
@@ -63,7 +70,8 @@ def refusal_of(error: Exception, request_id: str) -> ApiError:
         error.message = redact(error.message)
         return error
     rule = next(rule for rule in REFUSALS if isinstance(error, rule.error))
-    unknown = f"The server had an unexpected error while it processed your request; its log has it under {request_id}."
+    what = "cannot use its database at the moment" if rule.code == STORE_UNAVAILABLE else "had an unexpected error"
+    unknown = f"The server {what}, while it processed your request; its log has it under {request_id}."
     kind = INVALID_REQUEST if rule.status < 500 else SERVER_ERROR
     message = redact(str(error)) if rule.shown else unknown
     return ApiError(rule.status, message, kind=kind, code=rule.code, headers=rule.headers)

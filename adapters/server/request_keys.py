@@ -15,11 +15,13 @@ import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from threadledger.domain.errors import IdempotencyConflict
 from threadledger.domain.ids import new_id
 
 from ..wire import IncomingRequest
 from ..wire.errors import bad_request
 from .calls import ServedCall
+from .refusals import KEY_REUSED
 from .tenants import key_of
 
 if TYPE_CHECKING:
@@ -27,6 +29,12 @@ if TYPE_CHECKING:
 
 RETRY_COUNT = "x-stainless-retry-count"
 IDEMPOTENCY_KEY = "idempotency-key"
+MAKING_THREADS = frozenset({"create_thread", "create_thread_and_run"})
+"""Operations whose requests are often equal among the users of an app, such as a new thread without messages.
+
+Two users must never get one thread: such a request is the same as an earlier one only if this server knows that its client
+left."""
+
 LOST_MAX = 10_000
 """Maximum number of responses that are remembered as not sent; the oldest ones are forgotten first."""
 
@@ -40,8 +48,8 @@ class RequestKeys:
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
         self._lock = threading.Lock()
-        self._in_progress: dict[str, list[str]] = {}
-        """Keys of requests in progress, the newest last, by fingerprint."""
+        self._in_progress: dict[str, list[ServedCall]] = {}
+        """Requests in progress, the newest last, by fingerprint."""
         self._lost: dict[str, None] = {}
         """Keys of requests whose response this process could not send, the newest last."""
 
@@ -49,7 +57,8 @@ class RequestKeys:
         """Set the key of a request that may store something, before it is handled.
 
         Raises:
-            ApiError: a 400, because its `Idempotency-Key` is not valid, or was used for another request.
+            ApiError: a 400, because its `Idempotency-Key` is not valid.
+            IdempotencyConflict: the key was used for another request.
         """
         call.fingerprint = fingerprint = _fingerprint(call, incoming.method, incoming.path, incoming.body)
         given = call.request_headers.get(IDEMPOTENCY_KEY)
@@ -58,18 +67,14 @@ class RequestKeys:
             known = self._runner.notes.fingerprint_of(call.request_key)
             call.stored = known == fingerprint
             if known is not None and known != fingerprint:
-                raise bad_request(
-                    "The Idempotency-Key was used for a request with another path or body: use a new key for each request.",
-                    None,
-                    "idempotency_key_reused",
-                )
+                raise IdempotencyConflict(KEY_REUSED)
         else:
             found = self._unsent(call) if _is_retry(call.request_headers) else None
             call.request_key, call.repeated = found or new_id(), found is not None
             call.stored = found is not None and self._runner.notes.fingerprint_of(found) is not None
         call.also = self._runner.notes.note(call.request_key, fingerprint)
         with self._lock:
-            self._in_progress.setdefault(fingerprint, []).append(call.request_key)
+            self._in_progress.setdefault(fingerprint, []).append(call)
 
     def sent(self, call: ServedCall) -> None:
         """Note that the client got the whole response, as far as is known."""
@@ -89,22 +94,30 @@ class RequestKeys:
 
     def _end(self, call: ServedCall) -> None:
         with self._lock:
-            keys = self._in_progress.get(call.fingerprint, [])
-            if call.request_key in keys:
-                keys.remove(call.request_key)
-            if not keys:
+            others = [each for each in self._in_progress.get(call.fingerprint, ()) if each is not call]
+            if others:
+                self._in_progress[call.fingerprint] = others
+            else:
                 self._in_progress.pop(call.fingerprint, None)
 
     def _unsent(self, call: ServedCall) -> str | None:
         """Return the key of the request that is sent again; None if it is not known, or the client has its response."""
+        thread_id = call.ids.get("thread_id")
+        is_thread_made = thread_id is None and call.route is not None and call.route.operation in MAKING_THREADS
         with self._lock:
-            keys = self._in_progress.get(call.fingerprint)
+            keys = [
+                each.request_key
+                for each in self._in_progress.get(call.fingerprint, ())
+                if each.gone.is_set() or not is_thread_made
+            ]
             if keys:
                 return keys[-1]
-        found, thread_id = self._runner.unsent(call.fingerprint), call.ids.get("thread_id")
+        found = self._runner.unsent(call.fingerprint)
         with self._lock:
-            if found is None or thread_id is None or found in self._lost:
+            if found is None or found in self._lost:
                 return found
+        if thread_id is None:
+            return None if is_thread_made else found
         return None if self._runner.has_followers(key_of(call.caller, thread_id), found) else found
 
 

@@ -233,6 +233,16 @@ class Runner:
         """Note that an exchange has ended, so that no process takes it over."""
         self._note_end(stream_of(key), exchange_id)
 
+    def cancel(self, key: str, exchange_id: str) -> None:
+        """Note that an exchange was cancelled, and break off its call to a provider if it is made here."""
+        self.end(key, exchange_id)
+        with self._lock:
+            attended = (each for each in self._attended.values() if each.exchange_id == exchange_id)
+            live = self._live.get(exchange_id) or next(attended, None)
+            task = live.task if live is not None else None
+        if task is not None and self._loop is not None:
+            self._loop.call_soon_threadsafe(task.cancel)
+
     def sent(self, request_key: str) -> None:
         """Note that the response to a request was sent completely."""
         with self._lock:
@@ -307,7 +317,7 @@ class Runner:
                 logger.warning("the server's upkeep failed, and is tried again", exc_info=error)
 
     async def _begin(self, live: LiveRun, actor: str | None, stream: bool, before: LiveRun | None) -> None:
-        task = asyncio.current_task()
+        task = live.task = asyncio.current_task()
         if task is not None:
             self._tasks.add(task)
         try:

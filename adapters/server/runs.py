@@ -350,7 +350,7 @@ def cancel(served: Served, call: ServedCall) -> Json:
         thread.journal.commit(thread.key, decide, also=call.also)
     except ConversationNotFound:
         raise no_such("thread", thread.thread_id) from None
-    served.runner.end(thread.key, exchange_id)
+    served.runner.cancel(thread.key, exchange_id)
     return find_run(served, call).object()
 
 

@@ -11,8 +11,8 @@ from threadledger.domain.conversation import Conversation, ConversationState, ke
 from threadledger.domain.conversation import events as e
 from threadledger.domain.conversation.decisions import describe_message
 from threadledger.domain.conversation.listing import ConversationFilter, ListOrder
-from threadledger.domain.conversation.messages import JournaledMessage, Message
-from threadledger.domain.errors import ConversationNotFound
+from threadledger.domain.conversation.messages import JournaledMessage, Message, restore_message
+from threadledger.domain.errors import ConversationNotFound, IdempotencyConflict
 from threadledger.domain.ids import from_iso, now
 from threadledger.domain.journal import Journal
 from threadledger.domain.journal.descriptions import description_of
@@ -27,6 +27,7 @@ from .contents import MESSAGE, is_shown, message_id_of, message_object, run_id_o
 from .hosted_tools import checked_resources
 from .ids import new_id, uuid_in, wire_id
 from .pages import PageQuery, page_of
+from .refusals import KEY_REUSED
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -241,6 +242,8 @@ def create_message(served: Served, call: ServedCall) -> Json:
     def decide(conversation: Conversation) -> e.MessageJournaled:
         earlier = thread.journal.keyed(thread.key, call.idempotency_key) if call.repeated else None
         if isinstance(earlier, e.MessageJournaled):
+            if restore_message(earlier) != message:
+                raise IdempotencyConflict(KEY_REUSED)
             return earlier
         active = active_run(conversation.state)
         if active is not None:

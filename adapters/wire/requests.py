@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -92,11 +93,14 @@ class Reply:
     file: Path | None = None
 
 
+ESCAPED_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+
+
 def strict_object(raw: bytes, depth_max: int) -> Json:
     """Return the JSON object in a body, {} if it is empty.
 
-    Raises `ApiError` (400) for other JSON, for keys that an object has twice, for numbers that JSON does not have, and
-    for values that are nested deeper than `depth_max`.
+    Raises `ApiError` (400) for other JSON, for keys that an object has twice, for numbers that JSON does not have, for half
+    of a surrogate pair, and for values that are nested deeper than `depth_max`.
     """
     if not raw.strip():
         return {}
@@ -107,6 +111,8 @@ def strict_object(raw: bytes, depth_max: int) -> Json:
             parse_constant=_finite,
             parse_float=_finite,
         )
+        if ESCAPED_SURROGATE.search(raw):  # half of a pair is no text: it cannot be stored, or sent
+            json.dumps(body, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise ApiError(400, BAD_JSON) from error
     if not isinstance(body, dict):

@@ -172,7 +172,7 @@ def test_the_text_that_takes_most_room_is_taken_in(ledger):
     put_message(ledger, "short words", " ".join(f"{number:x}" for number in range(SEARCH_TEXT_CHARS_MAX)))
     assert found(ledger, letters[0]) == ["letters"]
     assert found(ledger, "a1") == ["short words"]
-    assert [each["parked"] for each in ledger.journal.views.status()] == [0, 0, 0]
+    assert not any(each["parked"] for each in ledger.journal.views.status())
 
 
 def test_a_text_that_grows_when_it_is_folded_is_cut():

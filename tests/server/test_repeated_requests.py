@@ -56,6 +56,7 @@ class Gate:
         self.is_armed = False
         self.entered = threading.Event()
         self.left = threading.Event()
+        self.until: threading.Event | None = None
 
     def through(self, handler: Handler) -> Handler:
         """Return a handler that is held if the gate is armed."""
@@ -65,13 +66,21 @@ class Gate:
                 return handler(served, call)
             self.is_armed = False
             self.entered.set()
-            assert call.gone.wait(SECONDS_MAX)
+            assert (self.until or call.gone).wait(SECONDS_MAX)
+            self.until = None
             try:
                 return handler(served, call)
             finally:
                 self.left.set()
 
         return held
+
+    def hold(self, until: threading.Event) -> None:
+        """Hold the next request until an event, while its client waits."""
+        self.is_armed = True
+        self.entered.clear()
+        self.left.clear()
+        self.until = until
 
     def leave(self, server: Any, path: str, body: Any, headers: Any = None) -> None:
         """Send a POST as a client that closes its connection before the answer; return when the request was handled."""
@@ -240,6 +249,43 @@ def test_what_is_created_twice_is_one_object(
     made = post(path, body, headers)
     listed: Any = client.get(path, cast_to=object)
     assert [each["id"] for each in listed["data"]] == [made["id"]]
+
+
+@pytest.mark.parametrize(("path", "body"), [("/threads", {}), ("/threads/runs", {"assistant_id": None})])
+def test_a_user_who_repeats_a_request_never_gets_the_new_thread_of_another_user(
+    app: App, server: Any, ledger: Ledger, post: Any, monkeypatch: pytest.MonkeyPatch, path: str, body: Any
+) -> None:
+    body = dict.fromkeys(body, app.assistant.id)
+    waiting = threading.Event()
+    made: list[Any] = []
+    GATE.hold(waiting)
+    other = threading.Thread(target=lambda: made.append(post(path, body)))
+    other.start()
+    assert GATE.entered.wait(SECONDS_MAX)
+    made.append(post(path, body, RETRY))  # the other user's request is in progress
+    waiting.set()
+    other.join(SECONDS_MAX)
+    with monkeypatch.context() as killed:  # a server that is killed notes no more what it has sent
+        killed.setattr(Runner, "sent", lambda *_: None)
+        made.append(post(path, body))
+    made.append(post(path, body, RETRY))
+    assert len({each.get("thread_id", each["id"]) for each in made}) == 4
+
+
+def forget_notes(ledger: Ledger) -> None:
+    """Remove the notes of requests with a key, as is done when they are too old."""
+    keys = (getattr(each.event, "idempotency_key", None) for each in ledger.events())
+    ledger.journal.served_notes.settle(sent=[each.removeprefix("api:") for each in keys if each])
+
+
+def test_a_key_names_its_message_also_when_its_note_is_gone(app: App, ledger: Ledger) -> None:
+    named = {"Idempotency-Key": "request-8"}
+    first = app.messages.create(app.thread.id, role="user", content="x", extra_headers=named)
+    forget_notes(ledger)
+    assert app.messages.create(app.thread.id, role="user", content="x", extra_headers=named) == first
+    forget_notes(ledger)
+    with pytest.raises(openai.BadRequestError, match="The Idempotency-Key was used for a request with another"):
+        app.messages.create(app.thread.id, role="user", content="y", extra_headers=named)
 
 
 def test_an_idempotency_key_names_one_message_for_ever(app: App, client: OpenAI, ledger: Ledger) -> None:

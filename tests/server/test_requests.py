@@ -17,6 +17,7 @@ from openai import OpenAI
 from threadledger.adapters.server.calls import Caller, ServedCall
 from threadledger.adapters.server.limits import JSON_DEPTH_MAX, ServerLimits
 from threadledger.adapters.wire import ApiError, bodies, validation
+from threadledger.adapters.wire.requests import strict_object
 from threadledger.domain.errors import (
     ConversationBusy,
     ConversationChanged,
@@ -371,7 +372,6 @@ def test_more_requests_than_threads_wait_for_each_other(serve: Serve) -> None:
         (ConversationChanged("it changed"), 409, None),
         (IdempotencyConflict("the key was used"), 400, "idempotency_key_reused"),
         (InvalidKey("the key is empty"), 400, None),
-        (StoreUnavailable("the database is locked"), 503, "store_unavailable"),
         (ThreadledgerError("no answer"), 500, "server_error"),
     ],
 )
@@ -383,7 +383,34 @@ def test_an_error_of_the_domain_is_a_refusal_with_its_sentence(
 
     refused = say(serve({"retrieve_thread": fail}), "GET", "/v1/threads/t")
     assert (refused.status, refused.error["code"], refused.error["message"]) == (status, code, str(error))
-    assert (refused.headers.get("retry-after") == "1") == (status == 503)
+
+
+def test_an_unusable_database_is_503_whose_reason_is_in_the_log_alone(serve: Serve, lines: Any) -> None:
+    def fail(_served: Any, _call: ServedCall) -> Any:
+        raise StoreUnavailable("postgresql://app@db.internal/x cannot be reached")
+
+    refused = say(serve({"retrieve_thread": fail}), "GET", "/v1/threads/t")
+    assert (refused.status, refused.error["code"]) == (503, "store_unavailable")
+    assert refused.headers["retry-after"] == "1"
+    assert refused.headers["x-request-id"] in refused.error["message"]
+    assert "db.internal" not in refused.raw.decode()
+    assert lines.of("db.internal")
+
+
+@pytest.mark.parametrize(
+    "body", [b'{"metadata": {"a": "\\ud800"}}', b'{"metadata": {"\\udfff": "a"}}', b'{"\\uD83D": 1}']
+)
+def test_half_of_a_surrogate_pair_anywhere_in_a_body_is_400(serve: Serve, body: bytes) -> None:
+    assert say(serve({"create_thread": lambda *_: {}}), "POST", "/v1/threads", body).status == 400
+
+
+def test_both_halves_of_a_surrogate_pair_are_a_character() -> None:
+    assert strict_object(b'{"a": "\\ud83d\\ude00"}', 10) == {"a": "\U0001f600"}
+
+
+@pytest.mark.parametrize("name", ["after", "before", "run_id"])
+def test_a_control_character_in_a_query_is_400(serve: Serve, name: str) -> None:
+    assert say(serve(THREADS), "GET", f"/v1/threads/t?{name}=%00").status == 400
 
 
 @pytest.mark.parametrize("error", [KeyError("planted text"), InvalidSettings("planted text"), RecursionError()])
