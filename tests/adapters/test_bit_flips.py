@@ -183,6 +183,8 @@ def test_a_schema_of_which_the_driver_cannot_decode_its_own_complaint_is_damaged
 ) -> None:
     damaged = tmp_path / "damaged.db"
     content = original.read_bytes()
-    damaged.write_bytes(content.replace(b"CREATE TABLE streams", b"CREATE TABL\xc5 streams"))  # also where it is left over
+    damaged.write_bytes(
+        content.replace(b"CREATE TABLE streams", b"CREATE TABL\xc5 streams")
+    )  # also where it is left over
     with pytest.raises(ThreadledgerError, match="is damaged"):
         open_quickly(damaged)

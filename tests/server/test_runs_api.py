@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -15,6 +16,8 @@ from threadledger.adapters.server import ServeSettings
 from threadledger.domain.conversation import events as e
 from threadledger.domain.ids import now
 from threadledger.domain.ledger import Ledger
+
+from .speaking import SECONDS_MAX, until
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -166,6 +169,28 @@ def test_a_cancelled_run_never_changes_and_frees_the_thread(app: App, simulator:
     assert app.run().status == "completed"
     assert app.again(run) == cancelled
     assert ledger.state(app.thread.id).unanswered == 0
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_cancelled_run_waits_no_longer_for_a_silent_provider(
+    app: App, server: Any, simulator: Any, stream: bool
+) -> None:
+    simulator.add_fault("POST /chat/completions", hang=600.0)
+    runner, listening = server.served.runner, threading.Thread(target=lambda: None)
+    if stream:
+        said: list[Any] = []
+        events = app.runs.create(thread_id=app.thread.id, assistant_id=app.assistant.id, stream=True)
+        listening = threading.Thread(target=lambda: said.extend(each.event for each in events))
+    else:
+        app.runs.create(thread_id=app.thread.id, assistant_id=app.assistant.id)
+    listening.start()
+    until(lambda: [each.status for each in app.runs.list(app.thread.id).data] == ["in_progress"])
+    run = app.runs.list(app.thread.id).data[0]
+    assert app.runs.cancel(run.id, thread_id=app.thread.id).status == "cancelled"
+    until(lambda: not runner._tasks)
+    listening.join(SECONDS_MAX)
+    assert not stream or said[-1] == "thread.run.cancelled"
+    assert app.run().status == "completed"
 
 
 def test_a_failed_run_says_why_with_our_cause_and_run_id(app: App, simulator: Any, ledger: Ledger) -> None:
