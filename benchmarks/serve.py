@@ -2,10 +2,11 @@
 
 python benchmarks/serve.py [--quick] [--only runs|pages] [--disk DIR]
 
-The server and the provider (a simulator that answers at once) run in processes of their own; the client is the SDK. A run on the
-server, from its creation until the app has seen it completed, is paired with one completion of the same question, asked of the
-provider directly. It may add the time of four commits and 8 ms; a commit is measured in the same rounds, as one INSERT into a
-SQLite database of the same directory with the same durability. All times are wall times, and not comparable between machines.
+The server and the provider (a simulator that answers at once) run in processes of their own; the client is the SDK. A run on
+the server, from its creation until the app has seen it completed (by the SDK's own helper, or as a stream), is paired with one
+completion of the same question, asked of the provider directly. It may add the time of four commits and 8 ms; a commit is
+measured in the same rounds, as one INSERT into a SQLite database of the same directory with the same durability. All times are
+wall times, and not comparable between machines.
 
 The page of the last 20 messages of a long thread may take twice as long as that of a short one.
 """
@@ -112,9 +113,7 @@ class Bench:
                 app.beta.threads.messages.create(thread_id, role="user", content=f"{number}: {QUESTION}")
 
             def polled(number: int) -> None:
-                run = app.beta.threads.runs.create(threads[number], assistant_id=assistant_id)
-                while run.status in {"queued", "in_progress"}:
-                    run = app.beta.threads.runs.retrieve(run.id, thread_id=threads[number])
+                run = app.beta.threads.runs.create_and_poll(thread_id=threads[number], assistant_id=assistant_id)
                 assert run.status == "completed", run
 
             def streamed(number: int) -> None:

@@ -62,7 +62,7 @@ KNOWN: dict[tuple[str, str], Known] = {
     ("Ledger.conversations(search of one)", MESSAGES): _known(SEGMENTS, {}),
     ("Ledger.threads", CONVERSATIONS): _known(UNLINKED, {"steps": 2.0}),
     ("Ledger.threads(limit)", CONVERSATIONS): _known(UNLINKED, {"steps": 19}),
-    ("threadledger threads", CONVERSATIONS): _known(UNLINKED, {"steps": 18}),
+    ("threadledger threads", CONVERSATIONS): _known(UNLINKED, {"steps": 9}),
 }
 
 SCANS_BY_NATURE: dict[str, frozenset[str]] = {

@@ -156,14 +156,14 @@ def test_a_plain_question_sends_and_stores_nothing_more(open_on: Open, simulator
 
 
 def test_a_function_of_the_app_is_given_the_options(open_on: Open, tmp_path: Path) -> None:
-    (tmp_path / "own_model.py").write_text(
+    (tmp_path / "model_on_the_wire.py").write_text(
         'seen = []\ndef answer(request):\n    seen.append(request)\n    return \'{"city": "Bern"}\'\n'
     )
-    ledger = open_on("local", more='[backends.local]\nkind = "python"\nfunction = "own_model:answer"\n')
+    ledger = open_on("local", more='[backends.local]\nkind = "python"\nfunction = "model_on_the_wire:answer"\n')
     answer = ask(ledger, "ask", timeout_seconds=7.5, **OPTIONS)
-    import own_model  # type: ignore[import-not-found] - written by this test
+    import model_on_the_wire  # type: ignore[import-not-found] - written by this test
 
-    [request] = own_model.seen
+    [request] = model_on_the_wire.seen
     assert isinstance(request, BackendRequest)
     assert (answer.dropped, dict(request.metadata), request.timeout_seconds) == ((), {"ticket": "7"}, 7.5)
     assert (request.profile.settings["temperature"], request.profile.tools) == (0.25, [WEATHER])
