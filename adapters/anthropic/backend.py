@@ -58,8 +58,7 @@ class AnthropicBackend(ChatBackend):
         return memory.chat_entries("anthropic", self._client.files_place)
 
     def _options(self, request: BackendRequest, messages: list[Any], deadline: float, number: int) -> dict[str, Any]:
-        chat = super()._options(request, messages, deadline, number)
-        rendered = request_of(messages, chat.get("tools", ()))
+        tools, extra = self._extra(request, number)
+        rendered = request_of(messages, tools)
         options = {"model": request.model, "max_tokens": self._max_tokens, **rendered}
-        options["timeout"] = max(deadline - time.monotonic(), 0.001)
-        return options | {key: value for key, value in chat.items() if key == "extra_body"}
+        return options | {"timeout": max(deadline - time.monotonic(), 0.001)} | extra

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from operator import attrgetter
@@ -22,7 +22,7 @@ from threadledger.domain.exchange import BackendOptions, BackendRequest
 from threadledger.domain.failures import Failure
 
 from .bodies import Context, Seen, answer_text, no_answer
-from .client import Client, Spent, call, calling, context_of, extra_body, read_reply, with_attachments
+from .client import Client, Spent, as_written, call, calling, context_of, extra_body, read_reply, with_attachments
 from .tools import has_options, lacks, losses, preflight, sent_tools
 
 if TYPE_CHECKING:
@@ -136,17 +136,23 @@ class ChatBackend:
         return seen
 
     def _options(self, request: BackendRequest, messages: list[Any], deadline: float, number: int) -> dict[str, Any]:
-        tools, extra = sent_tools(request), extra_body(self._set)
-        if has_options(request):
-            from .options import body_with_options
-
-            extra = body_with_options(self._context.backend, request, self._set.extra, number, tools)
+        tools, extra = self._extra(request, number)
+        body = {"messages": messages} | ({"tools": tools} if tools else {})
         options: dict[str, Any] = {
             "model": request.model,
-            "messages": messages,
+            "messages": (),
             "timeout": max(deadline - time.monotonic(), 0.001),
         }
-        return options | ({"tools": tools} if tools else {}) | extra
+        return options | as_written(extra, body)
+
+    def _extra(self, request: BackendRequest, number: int) -> tuple[Sequence[Any], dict[str, Any]]:
+        """Return the offered tools, and the argument of the SDK call that adds what else is sent."""
+        tools = sent_tools(request)
+        if not has_options(request):
+            return tools, extra_body(self._set)
+        from .options import body_with_options
+
+        return tools, body_with_options(self._context.backend, request, self._set.extra, number, tools)
 
     def _too_late(self, request: BackendRequest) -> Failure:
         message = f"the stream had not ended after {round(request.timeout_seconds, 1):g} seconds"

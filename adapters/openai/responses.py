@@ -27,7 +27,7 @@ from threadledger.domain.failures import Cause, Failure, diagnose, may_succeed_w
 from threadledger.domain.memory import response_items
 
 from .bodies import Context, Seen, no_answer
-from .client import Client, Spent, call, calling, context_of, extra_body, read_reply, with_attachments
+from .client import Client, Spent, as_written, call, calling, context_of, extra_body, read_reply, with_attachments
 from .folds import ResponseFold
 from .objects import fetched
 from .streams import closing, emit_rests, followed, opened
@@ -276,7 +276,7 @@ class ResponseMaker:
     def _options(self, asked: ResponseTask, given: list[Any], number: int) -> dict[str, Any]:
         request = asked.request
         own = {"exchange_id": request.exchange_id, "run_id": request.run_id}
-        options: dict[str, Any] = {"model": request.model, "input": given, "metadata": own, "timeout": asked.left}
+        options: dict[str, Any] = {"model": request.model, "metadata": own, "timeout": asked.left}
         if asked.conversation is not None:
             options["conversation"] = asked.conversation
         elif not self._background:
@@ -287,13 +287,13 @@ class ResponseMaker:
             options["background"] = True
         if request.profile.instructions:
             options["instructions"] = request.profile.instructions
-        if asked.tools:
-            options["tools"] = asked.tools
+        body = {"input": given} | ({"tools": asked.tools} if asked.tools else {})
         if not has_options(request):
-            return options | extra_body(self._set)
+            return options | as_written(extra_body(self._set), body)
         from .options import body_with_options
 
-        return options | body_with_options(KIND, request, self._set.extra, number, asked.tools, own)
+        extra = body_with_options(KIND, request, self._set.extra, number, asked.tools, own)
+        return options | as_written(extra, body)
 
     def _listen(
         self, asked: ResponseTask, opening: Call, number: int

@@ -12,6 +12,7 @@ import logging
 import re
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import sha256
@@ -51,7 +52,7 @@ from .limits import (
     ServerLimits,
 )
 from .refusals import AGAIN, SERVER_ERROR, refusal_of, without_text
-from .replies import HandlerThreads, RequestInProgress
+from .replies import HandlerThreads, Reply, RequestInProgress
 
 HEALTH_PATH = "/health"
 OWN_ROUTES = (Route("list_threads", "GET", "/threads", "assistants"),)
@@ -90,10 +91,11 @@ def ignore_call(_call: ServedCall) -> None:
 
 @dataclass(frozen=True)
 class Hooks:
-    """Hold functions that are called around each request that may write; they block, in the thread of its handler.
+    """Hold functions that are called around each request that may write.
 
-    `begin` names the request (`ServedCall.request_key`) before its handler is called. Of each request that it named, either
-    `sent` is called, when the client was still connected after the system had accepted the whole answer, or `unsent`.
+    `begin` names the request (`ServedCall.request_key`) before its handler is called, in the thread of the handler. Of each
+    request that it named, either `sent` is called, when the client was still connected after the system had accepted the whole
+    answer, or `unsent`. Neither may block: they are called in the event loop too.
     An answer of status 500 or above counts as unsent, because the client does not know what was stored.
     """
 
@@ -183,23 +185,28 @@ class ServerApp:
         call = request.call = ServedCall(request_id=request.request_id, gone=request.gone, query=incoming.query)
         _require_small(scope, self.limits.header_bytes)
         address = address_of(path, incoming.query)
-        azure = address is not None and address.azure
-        call.caller = await self._threads.call(partial(self._access.caller_of, incoming.headers, azure=azure))
-        call.route, call.ids = self._route(incoming, address)
-        if any(map(_has_control_character, incoming.query.values())):
-            raise errors.bad_request("Invalid query: a value has a control character.")
-        deployment = address.deployment if address is not None else None
-        require_write(call.caller, incoming.method)
-        call.request_headers = {name: value for name, value in incoming.headers.items() if name not in CREDENTIALS}
-        with self._requests.taken(call.caller.name):
+        with ExitStack() as held:
+            own: ExitStack | None = held
+            if not request.is_small:  # then the caller must be known before the body is read
+                await self._threads.call(partial(self._admit, call, incoming, address, held))
+                own = None
             if incoming.method == "POST":
-                _require_json(incoming)
                 incoming = replace(incoming, body=await request.read_body())
             watch = asyncio.ensure_future(request.watch())
             try:
-                await self._threads.call(partial(self._perform, request, call, incoming, deployment))
+                reply = await self._threads.call(partial(self._perform, request, call, incoming, address, own))
+                if reply is not None:
+                    await self._reply(request, call, reply)
             finally:
                 watch.cancel()
+
+    async def _reply(self, request: RequestInProgress, call: ServedCall, reply: Reply) -> None:
+        delivered = False
+        try:
+            if not (request.gone.is_set() or request.has_begun):
+                delivered = await request.answer(*reply)
+        finally:
+            self._note_end(call, request.request_id, delivered and reply.status < HTTPStatus.INTERNAL_SERVER_ERROR)
 
     def _own_path(self, path: str) -> str:
         """Return a path without the root path, which a proxy in front may have removed already."""
@@ -214,46 +221,90 @@ class ServerApp:
 
     # What follows runs in the thread of the handler.
 
+    def _admit(self, call: ServedCall, incoming: IncomingRequest, address: Address | None, held: ExitStack) -> None:
+        """Find out who sends a request and what it asks for; its slot is taken until `held` is closed.
+
+        Raises:
+            ApiError: the request is refused.
+        """
+        call.caller = self._access.caller_of(incoming.headers, azure=address is not None and address.azure)
+        call.route, call.ids = self._route(incoming, address)
+        if any(map(_has_control_character, incoming.query.values())):
+            raise errors.bad_request("Invalid query: a value has a control character.")
+        require_write(call.caller, incoming.method)
+        call.request_headers = {name: value for name, value in incoming.headers.items() if name not in CREDENTIALS}
+        held.enter_context(self._requests.taken(call.caller.name))
+        if incoming.method == "POST":
+            _require_json(incoming)
+
     def _perform(
-        self, request: RequestInProgress, call: ServedCall, incoming: IncomingRequest, deployment: str | None
-    ) -> None:
-        """Carry out a request, send its answer, and call the hooks."""
-        delivered = False
+        self,
+        request: RequestInProgress,
+        call: ServedCall,
+        incoming: IncomingRequest,
+        address: Address | None,
+        held: ExitStack | None,
+    ) -> Reply | None:
+        """Carry out a request and return its whole answer; a stream is sent here, and None returned, as without a client.
+
+        The request is admitted first, unless `held` is None because it is already.
+        """
+        reply = self._carried_out(request, call, incoming, address, held)
+        if reply is not None and request.gone.is_set():  # the event loop may not wait for it any more
+            self._note_end(call, request.request_id, False)
+            return None
+        return reply
+
+    def _carried_out(
+        self,
+        request: RequestInProgress,
+        call: ServedCall,
+        incoming: IncomingRequest,
+        address: Address | None,
+        held: ExitStack | None,
+    ) -> Reply | None:
         try:
+            if held is not None:
+                self._admit(call, incoming, address, held)
             with unknown_fields_noted(partial(self._unknown.note, call.route)):
-                self._read(call, incoming, deployment)
+                self._read(call, incoming, address)
                 if not (call.wants_stream and call.route is not None and call.route.streams):
-                    delivered = self._carry_out(request, call, incoming)
-                else:
-                    with self._streams.taken(call.caller.name):
-                        delivered = self._carry_out(request, call, incoming)
+                    return self._carry_out(request, call, incoming)
+                with self._streams.taken(call.caller.name):
+                    return self._carry_out(request, call, incoming)
         except Exception as error:  # noqa: BLE001 - every error becomes a refusal
             refusal = _refused(error, request.request_id)
-            delivered = request.from_thread(partial(request.refuse, refusal)) and refusal.status < 500
+            return Reply(refusal.status, refusal.headers, json.dumps(refusal.body()).encode())
+
+    def _note_end(self, call: ServedCall, request_id: str, delivered: bool) -> None:
         if call.request_key:
             try:
                 (self._hooks.sent if delivered else self._hooks.unsent)(call)
             except Exception as error:
-                logger.error("the end of %s was not noted", request.request_id, exc_info=without_text(error))
+                logger.error("the end of %s was not noted", request_id, exc_info=without_text(error))
 
-    def _read(self, call: ServedCall, incoming: IncomingRequest, deployment: str | None) -> None:
+    def _read(self, call: ServedCall, incoming: IncomingRequest, address: Address | None) -> None:
         body = strict_object(incoming.body, JSON_DEPTH_MAX)
-        if deployment is not None:
-            body.setdefault("model", deployment)
+        if address is not None and address.deployment is not None:
+            body.setdefault("model", address.deployment)
         known = frozenset(call.route.fields if call.route is not None else ())
         for name in body.keys() - known:
             self._unknown.note(call.route, name)
         call.body = {name: value for name, value in body.items() if name in known}
 
-    def _carry_out(self, request: RequestInProgress, call: ServedCall, incoming: IncomingRequest) -> bool:
+    def _carry_out(self, request: RequestInProgress, call: ServedCall, incoming: IncomingRequest) -> Reply | None:
         if incoming.method != "GET":
             self._hooks.begin(call, incoming)
         operation = call.route.operation if call.route is not None else ""
         result = self._handlers[operation](self._served, call)
-        if isinstance(result, EventStream):
-            return self._stream(request, call, result)
-        raw = json.dumps(result).encode()
-        return request.from_thread(partial(request.answer, 200, call.headers, raw))
+        if not isinstance(result, EventStream):
+            return Reply(200, call.headers, json.dumps(result).encode())
+        delivered = False
+        try:
+            delivered = self._stream(request, call, result)
+        finally:
+            self._note_end(call, request.request_id, delivered)
+        return None
 
     def _stream(self, request: RequestInProgress, call: ServedCall, stream: EventStream) -> bool:
         """Send a stream frame by frame, and return whether the client has all of it; without a client, abandon it."""

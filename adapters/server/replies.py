@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import CancelledError
 from contextlib import suppress
 from queue import SimpleQueue
-from threading import Event, Lock, Semaphore, Thread
-from typing import Any
+from threading import Event, Lock, Thread
+from typing import Any, NamedTuple
 from uuid import uuid4
 
 from starlette.requests import Request
@@ -19,10 +19,18 @@ from starlette.types import Receive, Scope, Send
 from ..wire import ApiError, IncomingRequest, reply_headers
 from ..wire.multipart import too_large
 from .calls import ServedCall
-from .limits import ServerLimits
+from .limits import SMALL_BODY_BYTES, ServerLimits
 
 CLIENT_LEFT = 499
 """Status in the log of a request that got no answer, as in nginx's."""
+
+
+class Reply(NamedTuple):
+    """Hold a whole answer: its status, headers and body."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
 
 
 class HandlerThreads:
@@ -34,7 +42,7 @@ class HandlerThreads:
     def __init__(self, most: int) -> None:
         self._most = most
         self._started = 0
-        self._idle = Semaphore(0)
+        self._idle = 0
         self._work: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._lock = Lock()
 
@@ -61,19 +69,21 @@ class HandlerThreads:
                 self._work.put(None)
 
     def _submit(self, work: Callable[[], None]) -> None:
-        self._work.put(work)
-        if self._idle.acquire(blocking=False):
-            return
         with self._lock:
-            if self._started < self._most:
-                self._started += 1
-                Thread(target=self._run, name=f"threadledger-handler-{self._started}", daemon=True).start()
+            is_missing = self._idle == 0 and self._started < self._most
+            self._idle -= self._idle > 0
+            self._started += is_missing
+            name = f"threadledger-handler-{self._started}"
+        self._work.put(work)
+        if is_missing:
+            Thread(target=self._run, name=name, daemon=True).start()
 
     def _run(self) -> None:
         while (work := self._work.get()) is not None:
             work()
             del work  # it holds the request
-            self._idle.release()
+            with self._lock:
+                self._idle += 1
 
 
 def _settle(future: asyncio.Future[Any], result: Any, error: Exception | None) -> None:
@@ -112,6 +122,18 @@ class RequestInProgress:
         self._connection = state.get("connection")
         self._cycle = getattr(self._connection, "cycle", None)
         self._began = self._ended = False
+
+    @property
+    def is_small(self) -> bool:
+        """Return whether the request has no body, or says that it is a small one: that arrives with the headers, or soon."""
+        length = self.incoming.headers.get("content-length", "0")
+        is_known = length.isascii() and length.isdigit() and "transfer-encoding" not in self.incoming.headers
+        return self.incoming.method != "POST" or (is_known and int(length[:9]) <= SMALL_BODY_BYTES)
+
+    @property
+    def has_begun(self) -> bool:
+        """Return whether a part of the answer was sent."""
+        return self._began
 
     @property
     def elapsed_ms(self) -> int:

@@ -99,9 +99,9 @@ def create_with_thread(served: Served, call: ServedCall) -> Json | EventStream:
     wanted = _wanted(served, call, begin)
     thread_id = new_id(THREAD, call.request_key)
     key, journal = tenants.key_of(call.caller, thread_id), served.journal_of(call.caller)
-    _open(served, call, key, wanted)
+    event = _open(served, call, key, wanted)
     state = journal.require(key).state
-    return _answered(served, call, FoundThread(thread_id, key, state, journal), wanted, begin)
+    return _answered(served, call, FoundThread(thread_id, key, state, journal), wanted, event, begin)
 
 
 def _wanted(served: Served, call: ServedCall, begin: Begin) -> ServedRequest:
@@ -198,14 +198,14 @@ def _open(served: Served, call: ServedCall, key: str, wanted: ServedRequest) -> 
 def _begin(served: Served, call: ServedCall, thread: FoundThread, wanted: ServedRequest) -> Json | EventStream:
     _end_overdue(served, thread)
     try:
-        _open(served, call, thread.key, wanted)
+        event = _open(served, call, thread.key, wanted)
     except ConversationBusy as error:
         conversation = thread.journal.load(thread.key)
         active = active_run(conversation.state) if conversation is not None else None
         if active is None:
             raise
         raise bad_request(f"Thread {thread.thread_id} already has an active run {active}.") from error
-    return _answered(served, call, thread, wanted)
+    return _answered(served, call, thread, wanted, event)
 
 
 def _end_overdue(served: Served, thread: FoundThread) -> None:
@@ -215,13 +215,16 @@ def _end_overdue(served: Served, thread: FoundThread) -> None:
 
 
 def _answered(
-    served: Served, call: ServedCall, thread: FoundThread, wanted: ServedRequest, begin: Begin | None = None
+    served: Served,
+    call: ServedCall,
+    thread: FoundThread,
+    wanted: ServedRequest,
+    event: e.ExchangeRequested,
+    begin: Begin | None = None,
 ) -> Json | EventStream:
-    """Run the exchange of a request, and return the object of its run, or its stream."""
-    event = thread.journal.keyed(thread.key, wanted.idempotency_key)
-    if not isinstance(event, e.ExchangeRequested):
-        raise no_such("run", call.request_key)
-    run = folded_run(thread.journal.history(thread.key, event.originator_version - 1), event.exchange_id, thread.key)
+    """Run the exchange that a request has opened, and return the object of its run, or its stream."""
+    since = thread.journal.history(thread.key, event.originator_version - 1) if call.repeated else [event]
+    run = folded_run(since, event.exchange_id, thread.key)
     found = FoundRun(thread, run, wanted.profile)
     shown = found.object()
     live = (
@@ -301,15 +304,19 @@ def _found(thread: FoundThread, run: ServedRun) -> FoundRun:
 
 def retrieve(served: Served, call: ServedCall) -> Json:
     """Return a run (GET …/runs/{run_id}); the SDK's poll helper gets it when it has ended, or after a second."""
-    found = find_run(served, call)
-    live: LiveRun | None = None
-    if isinstance(found, FoundRun) and call.request_headers.get(POLL_HELPER) == "true":
-        live = served.runner.live(found.run.exchange_id)
-    if isinstance(found, FoundRun) and live is not None and found.run.status in {"queued", "in_progress"}:
+    is_waited_for = call.request_headers.get(POLL_HELPER) == "true"
+    live = _live(served, call) if is_waited_for else None
+    if live is not None:
         live.wait(POLL_WAIT_SECONDS)
-        found = find_run(served, call)
     call.headers[POLL_HEADER] = "0" if live is not None else str(POLL_AFTER_MS)
-    return found.object()
+    return find_run(served, call).object()
+
+
+def _live(served: Served, call: ServedCall) -> LiveRun | None:
+    """Return the run that a request names if it runs in this process, before anything of it is read."""
+    exchange_id = uuid_in(RUN, call.ids["run_id"])
+    live = served.runner.live(exchange_id) if exchange_id is not None else None
+    return live if live is not None and live.key == find_thread(served, call).key else None
 
 
 def list_(served: Served, call: ServedCall) -> Json:

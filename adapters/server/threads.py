@@ -69,20 +69,20 @@ def find_thread(served: Served, call: ServedCall, thread_id: str | None = None) 
     """
     thread_id = call.ids["thread_id"] if thread_id is None else thread_id
     journal = served.journal_of(call.caller)
-    for key in _keys(journal, call, thread_id):
-        conversation = journal.load(key)
-        if conversation is not None:
-            return FoundThread(thread_id, key, conversation.state, journal)
-    raise no_such("thread", thread_id)
-
-
-def _keys(journal: Journal, call: ServedCall, thread_id: str) -> Sequence[str]:
     key = tenants.key_of(call.caller, thread_id)
-    if journal.load(key) is not None:
-        return [key]
+    conversation = journal.load(key) or _imported(journal, call, thread_id)
+    if conversation is None:
+        raise no_such("thread", thread_id)
+    return FoundThread(thread_id, key_of(conversation.id), conversation.state, journal)
+
+
+def _imported(journal: Journal, call: ServedCall, thread_id: str) -> Conversation | None:
+    """Return the conversation of the caller that was imported from a thread; None if there is none."""
     places = journal.addressed([thread_id]).get(thread_id, [])
-    keys = dict.fromkeys(key_of(stream) for stream, _ in places)
-    return [each for each in keys if tenants.reaches(call.caller, each) and _was(journal, each, thread_id)]
+    for key in dict.fromkeys(key_of(stream) for stream, _ in places):
+        if tenants.reaches(call.caller, key) and _was(journal, key, thread_id) and (found := journal.load(key)):
+            return found
+    return None
 
 
 def _was(journal: Journal, key: str, thread_id: str) -> bool:

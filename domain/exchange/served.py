@@ -125,9 +125,12 @@ def continued(
 
 def _prepared(chat: Conversing, exchange_id: str, stream: bool, waits: Callable[[str], Also] | None = None) -> Exchange:
     journal, key = chat.journal, chat.key
-    journal.commit(key, partial(_close_left_runs, exchange_id))
+    state = journal.require(key).state
+    if any(run.exchange_id == exchange_id for run in state.open_runs.values()):
+        journal.commit(key, partial(_close_left_runs, exchange_id))
+        state = journal.require(key).state
     recorded = SentOptions.of(journal, key, exchange_id)
-    exchange = journal.require(key).state.open_exchanges.get(exchange_id)
+    exchange = state.open_exchanges.get(exchange_id)
     if recorded is None or exchange is None:
         raise ConversationChanged(f"the exchange {exchange_id} of {key!r} has ended: nothing was run")
     event = recorded.event

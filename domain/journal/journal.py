@@ -55,6 +55,9 @@ PAGE_STATES = 500
 PAGE_NEWEST_FIRST, PAGE_NEWEST_MAX = 10, 1_000
 """Numbers of events that are read first, and at most, by a query of a reader from the end."""
 
+PROFILES_KEPT_MAX = 32
+"""Maximum number of profiles that a journal keeps in memory after they were read."""
+
 NEVER = "9999"
 """Timestamp later than any deadline (ISO 8601)."""
 
@@ -86,6 +89,7 @@ class Journal(Application[str]):
     def __init__(self, factory: InfrastructureFactory[Any]) -> None:
         self._given_factory = factory
         self._profiles: set[str] = set()
+        self._read_profiles: dict[str, Profile] = {}
         self._unchecked: EventLog | None = None
         self.actor: str | None = None
         """Who causes the events that are stored; None if it is not known."""
@@ -505,13 +509,22 @@ class Journal(Application[str]):
         return profile_hash
 
     def profile(self, profile_hash: str | None) -> Profile | None:
-        """Return the profile with this hash; None if no such profile was defined."""
+        """Return the profile with this hash; None if no such profile was defined. It never changes, so the last ones are kept."""
+        if not profile_hash:
+            return None
+        known = self._read_profiles.get(profile_hash)
+        if known is not None:
+            return known
         from ..conversation import Profile
 
-        for event in self.stream(PROFILE + profile_hash) if profile_hash else ():
+        for event in self.stream(PROFILE + profile_hash):
             if isinstance(event, e.ProfileDefined):
                 tools, settings = (json.dumps(each, ensure_ascii=False) for each in (event.tools, event.settings))
-                return Profile(event.name, event.instructions, event.model, tools, settings_json=settings)
+                profile = Profile(event.name, event.instructions, event.model, tools, settings_json=settings)
+                if len(self._read_profiles) >= PROFILES_KEPT_MAX:
+                    self._read_profiles.clear()
+                self._read_profiles[profile_hash] = profile
+                return profile
         return None
 
     def put(self, event: e.Event) -> None:
