@@ -147,14 +147,7 @@ class Slots:
         """Hold one slot of a key while the context lasts; raise a 429 if all are taken."""
         with self._lock:
             if self._taken[name] >= self._most:
-                raise ApiError(
-                    429,
-                    f"Rate limit reached for {self._what} in progress: limit {self._most}. Please try again in "
-                    f"{RETRY_AFTER_SECONDS}s.",
-                    kind="requests",
-                    code="rate_limit_exceeded",
-                    headers={"retry-after": str(RETRY_AFTER_SECONDS)},
-                )
+                raise too_many(self._what, self._most)
             self._taken[name] += 1
         try:
             yield
@@ -163,3 +156,14 @@ class Slots:
                 self._taken[name] -= 1
                 if not self._taken[name]:
                     del self._taken[name]
+
+
+def too_many(what: str, most: int) -> ApiError:
+    """Return the 429 for a key that has `most` of something in progress already."""
+    return ApiError(
+        429,
+        f"Rate limit reached for {what} in progress: limit {most}. Please try again in {RETRY_AFTER_SECONDS}s.",
+        kind="requests",
+        code="rate_limit_exceeded",
+        headers={"retry-after": str(RETRY_AFTER_SECONDS)},
+    )

@@ -52,11 +52,19 @@ def create(served: Served, call: ServedCall) -> Json | EventStream:
 def _begin(
     served: Served, call: ServedCall, wanted: WantedCompletion, journal: Journal
 ) -> tuple[LiveRun, e.ExchangeRequested]:
-    """Store a request and run its exchange, unless it runs; return what listens to it, and the event of the request."""
-    services = _services(served, wanted)
-    placed, event = _placed(served, call, wanted, journal)
-    exchange = exchange_of(journal, services, wanted.key, placed, stream=call.wants_stream)
-    live = served.runner.attend(wanted.completion_id, wanted.key, placed.exchange_id, exchange)
+    """Store a request and run its exchange, unless it runs; return what listens to it, and the event of the request.
+
+    Nothing is stored if the key runs as many exchanges as it may: the request is refused with a 429.
+    """
+    services, share = _services(served, wanted), call.caller.actor or ""
+    served.runner.reserve(share)
+    try:
+        placed, event = _placed(served, call, wanted, journal)
+        exchange = exchange_of(journal, services, wanted.key, placed, stream=call.wants_stream)
+    except BaseException:
+        served.runner.give_back(share)
+        raise
+    live = served.runner.attend(wanted.completion_id, wanted.key, placed.exchange_id, exchange, share)
     return live, event
 
 

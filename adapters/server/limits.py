@@ -14,6 +14,8 @@ LINGER_SECONDS = 2.0  # in which a client can read the refusal of what it is sti
 
 REQUESTS_PER_KEY_MAX = 256  # in progress
 STREAMS_PER_KEY_MAX = 64  # in progress
+EXCHANGES_PER_KEY_MAX = 256  # that run at a time; as many as the requests of a key
+EXCHANGES_MAX = 512  # of all keys that run at a time: so one key takes at most a half
 HANDLER_THREADS_MAX = 512  # a request in progress takes one
 
 JSON_DEPTH_MAX = 100  # levels of objects and arrays in a body
@@ -36,5 +38,7 @@ class ServerLimits:
     send_seconds: float = SEND_SECONDS
     requests_per_key: int = REQUESTS_PER_KEY_MAX
     streams_per_key: int = STREAMS_PER_KEY_MAX
+    exchanges_per_key: int = EXCHANGES_PER_KEY_MAX
+    exchanges: int = EXCHANGES_MAX
     threads: int = HANDLER_THREADS_MAX
     stop_grace_seconds: float = STOP_GRACE_SECONDS

@@ -10,8 +10,10 @@ from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from threadledger.domain.conversation import events as e
 from threadledger.domain.conversation import key_of, stream_of
 from threadledger.domain.effects import AsyncDriver, ListenerLeft
 from threadledger.domain.errors import (
@@ -26,19 +28,21 @@ from threadledger.domain.exchange.served import continued, expired
 from threadledger.domain.failures import redact
 
 from .calls import STORED_PREFIX, idempotency_key_of
+from .exchange_slots import ExchangeSlots
+from .limits import ServerLimits
+from .refusals import without_text
+from .threads import requested_by
 
 if TYPE_CHECKING:
     from threadledger.domain.effects import Effect, Effects
     from threadledger.domain.exchange import Answer, Exchange
+    from threadledger.domain.journal import StreamHead
     from threadledger.domain.journal.served_notes import ServedNotes
     from threadledger.domain.ledger import Ledger
 
 T = TypeVar("T")
 
 logger = logging.getLogger("threadledger.server")
-
-EXCHANGES_AT_ONCE = 256
-"""Maximum number of exchanges that one server runs at a time; others wait."""
 
 WORKERS = 16
 """Number of threads for the database work of running exchanges."""
@@ -48,6 +52,12 @@ SETTLE_SECONDS = 0.1
 
 LOOK_SECONDS = 1.0
 """Interval at which exchanges are searched that no living process runs, in seconds."""
+
+UPKEEP_PAUSE_SECONDS_MAX = 5.0
+"""Longest pause before upkeep that failed is tried again, in seconds."""
+
+NEWEST_EVENTS_READ = 100
+"""Maximum number of events that are read to find out how an exchange ended that is still running here."""
 
 TAKEN_AT_ONCE = 50
 """Maximum number of exchanges that are taken over at a time."""
@@ -70,6 +80,8 @@ class LiveRun:
 
     key: str
     exchange_id: str
+    share: str = ""
+    """Actor of the request, whose share of the exchanges it is part of; empty without keys."""
     parts: list[Any] = field(default_factory=list)
     changed: threading.Condition = field(default_factory=threading.Condition)
     error: Exception | None = None
@@ -79,6 +91,12 @@ class LiveRun:
     task: asyncio.Task[None] | None = None
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     """Set in the event loop when nothing of it is in progress any more."""
+    has_begun: bool = False
+    """Whether it has a slot: before that, it waits."""
+    was_broken_off: bool = False
+    """Whether it was cancelled because it has ended in the ledger."""
+    seen_version: int = 0
+    """Version of the conversation at which it was open, when that was last read."""
 
     def put(self, part: Any) -> None:
         """Add a part and wake the listeners."""
@@ -123,7 +141,8 @@ class LiveRun:
 class Runner:
     """Run exchanges in the background of a server. Its methods may be called from any thread."""
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: Ledger, limits: ServerLimits | None = None) -> None:
+        limits = limits or ServerLimits()
         self._ledger = ledger
         self._live: dict[str, LiveRun] = {}
         self._attended: dict[str, LiveRun] = {}
@@ -136,7 +155,7 @@ class Runner:
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._serve, name="threadledger-runs", daemon=True)
         self._pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="threadledger-runs")
-        self._slots = asyncio.Semaphore(EXCHANGES_AT_ONCE)
+        self._slots = ExchangeSlots(limits.exchanges, limits.exchanges_per_key)
 
     @property
     def notes(self) -> ServedNotes:
@@ -165,18 +184,25 @@ class Runner:
         self._pool.shutdown()
 
     def run(
-        self, key: str, exchange_id: str, actor: str | None, *, stream: bool = False, resumed: bool = False
+        self,
+        key: str,
+        exchange_id: str,
+        actor: str | None,
+        *,
+        stream: bool = False,
+        resumed: bool = False,
+        share: str | None = None,
     ) -> LiveRun:
         """Run an exchange that this process has claimed; return what listens to it. One that is running is not run again.
 
         One that is `resumed` was given the results for which it waited: what still runs of it only mirrors its calls, and it
-        is run again after that.
+        is run again after that. It counts in the `share` of its actor, unless another one is given, and waits if that is full.
         """
         with self._lock:
             before = self._live.get(exchange_id)
             if before is not None and not before.is_over and not resumed:
                 return before
-            live = self._live[exchange_id] = LiveRun(key, exchange_id)
+            live = self._live[exchange_id] = LiveRun(key, exchange_id, actor or "" if share is None else share)
         self._do(self._begin(live, actor, stream, before))
         return live
 
@@ -185,18 +211,32 @@ class Runner:
         with self._lock:
             return self._live.get(exchange_id)
 
-    def attend(self, name: str, key: str, exchange_id: str, exchange: Exchange) -> LiveRun:
+    def reserve(self, share: str) -> None:
+        """Make sure that an exchange of this actor can be attended; raise a 429 if its key runs as many as it may.
+
+        `attend` uses the reservation. Without it, call `give_back`.
+        """
+        self._slots.reserve(share)
+
+    def give_back(self, share: str) -> None:
+        """Give back what was reserved and is not used."""
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._slots.give_back, share)
+
+    def attend(self, name: str, key: str, exchange_id: str, exchange: Exchange, share: str) -> LiveRun:
         """Run an exchange for those who listen to it, unless it runs under this name; nothing continues it when all have left.
 
-        Each listener has to `leave`.
+        It was reserved for `share`. Each listener has to `leave`.
         """
         with self._lock:
-            live = self._attended.get(name)
-            if live is not None:
-                live.listeners += 1
-                return live
-            live = self._attended[name] = LiveRun(key, exchange_id, listeners=1)
-        self._do(self._attend(name, live, exchange))
+            before = self._attended.get(name)
+            live = before or LiveRun(key, exchange_id, share)
+            live.listeners += 1
+            self._attended[name] = live
+        if before is not None:
+            self.give_back(share)
+        else:
+            self._do(self._attend(name, live, exchange))
         return live
 
     def join(self, name: str) -> LiveRun | None:
@@ -239,9 +279,8 @@ class Runner:
         with self._lock:
             attended = (each for each in self._attended.values() if each.exchange_id == exchange_id)
             live = self._live.get(exchange_id) or next(attended, None)
-            task = live.task if live is not None else None
-        if task is not None and self._loop is not None:
-            self._loop.call_soon_threadsafe(task.cancel)
+        if live is not None:
+            self._cancel(live)
 
     def sent(self, request_key: str) -> None:
         """Note that the response to a request was sent completely."""
@@ -289,7 +328,7 @@ class Runner:
         self._driver = AsyncDriver(self._pool)
         self._stopped = asyncio.Event()
         keepers = [asyncio.create_task(self._every(SETTLE_SECONDS, self._settle))]
-        keepers.append(asyncio.create_task(self._every(LOOK_SECONDS, self._take_over)))
+        keepers.append(asyncio.create_task(self._every(LOOK_SECONDS, self._look)))
         self._ready.set()
         await self._stopped.wait()
         for keeper in keepers:
@@ -309,12 +348,21 @@ class Runner:
         self._stopped.set()
 
     async def _every(self, seconds: float, do: Callable[[], None]) -> None:
+        """Do something again and again; while it fails, in growing intervals. The log has its first failure and its recovery."""
+        failures, logged = 0, ""
         while True:
-            await asyncio.sleep(seconds)
+            await asyncio.sleep(pause_after(failures, seconds))
             try:
                 await self._driver.work(do)
-            except Exception as error:
-                logger.warning("the server's upkeep failed, and is tried again", exc_info=error)
+            except Exception as error:  # noqa: BLE001 - it is tried again
+                failures += 1
+                if logged != type(error).__name__:
+                    logged = type(error).__name__
+                    _log_failure(error)
+            else:
+                if failures:
+                    logger.warning("the server's upkeep works again, after %d failed attempts", failures)
+                failures, logged = 0, ""
 
     async def _begin(self, live: LiveRun, actor: str | None, stream: bool, before: LiveRun | None) -> None:
         task = live.task = asyncio.current_task()
@@ -323,7 +371,8 @@ class Runner:
         try:
             if before is not None:
                 await before.ended.wait()
-            async with self._slots:
+            async with self._slots.of(live.share):
+                live.has_begun = True
                 await self._run(live, actor, stream)
         finally:
             if task is not None:
@@ -341,7 +390,8 @@ class Runner:
         if task is not None:
             self._tasks.add(task)
         try:
-            async with self._slots:
+            async with self._slots.reserved(live.share):
+                live.has_begun = True
                 if live.listeners:
                     async for part in self._driver.stream(_attended(exchange.run(), live)):
                         live.put(part)
@@ -404,6 +454,50 @@ class Runner:
                 self._sent, self._ended = [*sent, *self._sent], [*ended, *self._ended]
             raise
 
+    def _look(self) -> None:
+        self._take_over()
+        self._break_off()
+
+    def _break_off(self) -> None:
+        """Cancel the exchanges that run here and were ended by another process: a silent call would not notice.
+
+        One query finds the conversations that have changed since the last look.
+        """
+        with self._lock:
+            live_runs = (*self._live.values(), *self._attended.values())
+        running = [each for each in live_runs if each.has_begun and not each.was_broken_off]
+        heads = {key_of(head.stream): head for head in self._ledger.journal.heads_of({each.key for each in running})}
+        for live in running:
+            head = heads.get(live.key)
+            if head is not None and (head.version == live.seen_version or not self._was_ended(live, head)):
+                live.seen_version = head.version
+                continue
+            logger.info("exchange %s of %r has ended elsewhere, and is not continued", live.exchange_id, live.key)
+            live.was_broken_off = True
+            self._note_end(stream_of(live.key), live.exchange_id)
+            self._cancel(live)
+
+    def _was_ended(self, live: LiveRun, head: StreamHead) -> bool:
+        """Return whether an exchange was cancelled, or its conversation deleted; what its own task ends has ended otherwise."""
+        journal, name = self._ledger.journal, live.exchange_id
+        state = journal.state_of(head)
+        if name in state.open_exchanges or name in state.abandoned:
+            return False
+        if name not in state.answered:
+            return True  # it was of a deleted conversation whose key is used again
+        newest = islice(journal.newest(live.key), NEWEST_EVENTS_READ)
+        return any(isinstance(event, e.ExchangeCancelled) and event.exchange_id == name for event in newest)
+
+    def _cancel(self, live: LiveRun) -> None:
+        if live.task is not None and self._loop is not None:
+            self._loop.call_soon_threadsafe(live.task.cancel)
+
+    def _share_of(self, key: str, exchange_id: str) -> str:
+        """Return the actor that has requested an exchange."""
+        lookups = self._ledger.journal.lookups(key)
+        event = requested_by(lookups, exchange_id) if lookups is not None else None
+        return event.actor or "" if event is not None else ""
+
     def _take_over(self) -> None:
         """Run or end exchanges that no living process runs: those of a stopped process, and those whose time is over."""
         if self._stopping.is_set():
@@ -414,7 +508,21 @@ class Runner:
             if self.expire(key_of(stream), exchange_id) or not self.notes.hold(stream, exchange_id):
                 continue
             logger.info("exchange %s of %r is continued here", exchange_id, key_of(stream))
-            self.run(key_of(stream), exchange_id, None)
+            share = self._share_of(key_of(stream), exchange_id)
+            self.run(key_of(stream), exchange_id, None, share=share)
+
+
+def pause_after(failures: int, seconds: float) -> float:
+    """Return the pause before upkeep of this interval, in seconds: it doubles with each failure in a row, up to a limit."""
+    return min(seconds * 2.0 ** min(failures, 32), max(seconds, UPKEEP_PAUSE_SECONDS_MAX))
+
+
+def _log_failure(error: Exception) -> None:
+    what = "the server's upkeep failed, and is tried again in growing intervals"
+    if isinstance(error, ThreadledgerError):
+        logger.warning("%s: %s", what, redact(str(error)))
+    else:
+        logger.warning("%s", what, exc_info=without_text(error))
 
 
 def _attended(effects: Effects[T], live: LiveRun) -> Effects[T]:

@@ -191,7 +191,7 @@ def open_server(ledger: Ledger, settings: Settings, keys: KeyLookup | None = Non
     """
     serve = settings.serve
     serve.require_backends(tuple(dict.fromkeys((*BACKENDS, *settings.named))))
-    runner = Runner(ledger)
+    runner = Runner(ledger, options.get("limits"))
     requests = RequestKeys(runner)
     hooks = Hooks(requests.begin, requests.sent, requests.unsent)
     return Server(
