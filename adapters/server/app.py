@@ -15,7 +15,6 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
-from hashlib import sha256
 from http import HTTPStatus
 from threading import Lock
 from typing import Any
@@ -45,14 +44,15 @@ from ..wire.validation import unknown_fields_noted
 from .access import Access, Slots, require_write
 from .calls import Handler, Served, ServedCall
 from .limits import (
-    IDEMPOTENCY_KEY_MAX_CHARS,
     JSON_DEPTH_MAX,
+    JSON_VALUES_MAX,
     UNKNOWN_FIELD_MAX_CHARS,
     UNKNOWN_FIELDS_NOTED_MAX,
     ServerLimits,
 )
 from .refusals import AGAIN, SERVER_ERROR, refusal_of, without_text
 from .replies import HandlerThreads, Reply, RequestInProgress
+from .request_keys import key_given
 
 HEALTH_PATH = "/health"
 OWN_ROUTES = (Route("list_threads", "GET", "/threads", "assistants"),)
@@ -74,15 +74,7 @@ logger = logging.getLogger("threadledger.server")
 
 def name_request(call: ServedCall, _incoming: IncomingRequest) -> None:
     """Name a request after its tenant and its header `Idempotency-Key`; one without the header gets a random name."""
-    given = call.request_headers.get("idempotency-key")
-    if given is None:
-        call.request_key = uuid4().hex
-        return
-    if not 0 < len(given) <= IDEMPOTENCY_KEY_MAX_CHARS or not given.isprintable():
-        raise errors.bad_request(
-            f"Invalid 'Idempotency-Key': give 1 to {IDEMPOTENCY_KEY_MAX_CHARS} printable characters."
-        )
-    call.request_key = sha256(json.dumps([call.caller.tenant, given]).encode()).hexdigest()[:32]
+    call.request_key = key_given(call) or uuid4().hex
 
 
 def ignore_call(_call: ServedCall) -> None:
@@ -284,7 +276,7 @@ class ServerApp:
                 logger.error("the end of %s was not noted", request_id, exc_info=without_text(error))
 
     def _read(self, call: ServedCall, incoming: IncomingRequest, address: Address | None) -> None:
-        body = strict_object(incoming.body, JSON_DEPTH_MAX)
+        body = strict_object(incoming.body, JSON_DEPTH_MAX, JSON_VALUES_MAX)
         if address is not None and address.deployment is not None:
             body.setdefault("model", address.deployment)
         known = frozenset(call.route.fields if call.route is not None else ())

@@ -13,6 +13,8 @@ from typing import Any
 from threadledger.domain.conversation import Profile, parse_message, parse_profile
 from threadledger.domain.conversation.messages import Message, Role
 from threadledger.domain.errors import InvalidMessage, InvalidProfile
+from threadledger.domain.memory.rendering import results_left_out
+from threadledger.domain.memory.sending import RESULT_LEFT_OUT
 
 from ..wire import ApiError, Json, bodies, validation
 from ..wire.errors import bad_request, empty_array, missing
@@ -79,6 +81,8 @@ class WantedCompletion:
     """Options that no backend is given."""
     dropped: Sequence[str]
     """Types of hosted tools that were left out."""
+    results_left_out: int
+    """Number of the messages that are results of calls which are not among them: no model is shown these."""
     metadata: Mapping[str, str]
     is_stored: bool
     has_usage: bool
@@ -97,7 +101,8 @@ class WantedCompletion:
     @property
     def losses(self) -> dict[str, int]:
         """Return what no backend is given, by kind."""
-        return losses_of(self.dropped) | {f"option:{name}": 1 for name in self.not_kept}
+        results = {RESULT_LEFT_OUT: self.results_left_out} if self.results_left_out else {}
+        return losses_of(self.dropped) | {f"option:{name}": 1 for name in self.not_kept} | results
 
     def recorded(self) -> Json:
         """Return what is recorded with the request besides the profile."""
@@ -144,6 +149,7 @@ def wanted_completion(served: Served, call: ServedCall) -> WantedCompletion:
         options,
         [name for name in NOT_KEPT if body.get(name)],
         dropped,
+        _results_left_out(messages),
         metadata,
         validation.flag(body, "store"),
         isinstance(streaming, dict) and streaming.get("include_usage") is True,
@@ -200,6 +206,18 @@ def _read(served: Served, body: Json) -> tuple[Profile, Profile, list[Message], 
     )
     recorded, shown = (replace(made, instructions=_joined(messages[:end])) for end in (leading, sent))
     return recorded, shown, messages[sent:], options, list(dict.fromkeys(dropped))
+
+
+def _results_left_out(messages: Sequence[Message]) -> int:
+    left_out = results_left_out(messages)
+    if len(left_out) == len(messages):
+        raise bad_request(
+            "Invalid 'messages': they are results of calls alone, which no model can be shown without the calls "
+            f"({left_out[0]!a:.80}): send what was said before them too, with the calls in an assistant's 'tool_calls'.",
+            "messages",
+            "invalid_value",
+        )
+    return len(left_out)
 
 
 def _joined(messages: Sequence[Message]) -> str:

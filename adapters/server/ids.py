@@ -1,4 +1,4 @@
-"""Derive the ids of new objects from their request, and map UUIDs to the form that the API shows."""
+"""Derive the ids of new objects from their request, map UUIDs to the form that the API shows, and read names in headers."""
 
 from __future__ import annotations
 
@@ -31,3 +31,11 @@ def uuid_in(prefix: str, wire_id: str) -> str | None:
     if not wire_id.startswith(prefix) or _DIGITS.fullmatch(digits) is None:
         return None
     return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+
+
+def header_text(value: str) -> str | None:
+    """Return the text of a header's value, whose bytes were read as Latin-1 and are UTF-8; None if they are not."""
+    try:
+        return value.encode("latin-1").decode("utf-8")
+    except UnicodeError:
+        return None

@@ -19,6 +19,9 @@ EXCHANGES_MAX = 512  # of all keys that run at a time: so one key takes at most 
 HANDLER_THREADS_MAX = 512  # a request in progress takes one
 
 JSON_DEPTH_MAX = 100  # levels of objects and arrays in a body
+JSON_VALUES_MAX = (
+    100_000  # in a body; 2,000 messages with parts and calls have about 30,000. No other thread runs while it is parsed
+)
 IDEMPOTENCY_KEY_MAX_CHARS = 255
 UNKNOWN_FIELDS_NOTED_MAX = 1_000  # of all routes; further ones are ignored without a log line
 UNKNOWN_FIELD_MAX_CHARS = 100  # of a field's name in the log

@@ -21,6 +21,8 @@ from threadledger.domain.ids import new_id
 from ..wire import IncomingRequest
 from ..wire.errors import bad_request
 from .calls import ServedCall
+from .ids import header_text
+from .limits import IDEMPOTENCY_KEY_MAX_CHARS
 from .refusals import KEY_REUSED
 from .tenants import key_of
 
@@ -37,9 +39,6 @@ left."""
 
 LOST_MAX = 10_000
 """Maximum number of responses that are remembered as not sent; the oldest ones are forgotten first."""
-
-KEY_CHARS_MAX = 255
-"""Maximum length of an `Idempotency-Key`, in characters."""
 
 
 class RequestKeys:
@@ -61,9 +60,9 @@ class RequestKeys:
             IdempotencyConflict: the key was used for another request.
         """
         call.fingerprint = fingerprint = _fingerprint(call, incoming.method, incoming.path, incoming.body)
-        given = call.request_headers.get(IDEMPOTENCY_KEY)
+        given = key_given(call)
         if given is not None:
-            call.request_key, call.repeated = _key_of(call, given), True
+            call.request_key, call.repeated = given, True
             known = self._runner.notes.fingerprint_of(call.request_key)
             call.stored = known == fingerprint
             if known is not None and known != fingerprint:
@@ -121,17 +120,32 @@ class RequestKeys:
         return None if self._runner.has_followers(key_of(call.caller, thread_id), found) else found
 
 
+def key_given(call: ServedCall) -> str | None:
+    """Return the key of a request that has an `Idempotency-Key`: a hash of that and of the tenant; None if it has none.
+
+    The hash is stored with what the request stores.
+
+    Raises:
+        ApiError: a 400.
+    """
+    given = call.request_headers.get(IDEMPOTENCY_KEY)
+    if given is None:
+        return None
+    said = header_text(given)
+    if said is None or not said.isprintable() or not 1 <= len(said) <= IDEMPOTENCY_KEY_MAX_CHARS:
+        raise bad_request(
+            f"Invalid 'Idempotency-Key': give 1 to {IDEMPOTENCY_KEY_MAX_CHARS} printable characters, in UTF-8.",
+            None,
+            "invalid_value",
+        )
+    return hashlib.sha256(f"{call.caller.tenant}\n{given}".encode("utf-8", "surrogatepass")).hexdigest()
+
+
 def _fingerprint(call: ServedCall, method: str, path: str, body: bytes) -> str:
     digest = hashlib.sha256()
     for each in (call.caller.tenant.encode(), call.caller.name.encode(), method.encode(), path.encode(), body):
         digest.update(b"%d:" % len(each) + each)
     return digest.hexdigest()
-
-
-def _key_of(call: ServedCall, given: str) -> str:
-    if not 1 <= len(given) <= KEY_CHARS_MAX:
-        raise bad_request(f"Invalid 'Idempotency-Key': give 1 to {KEY_CHARS_MAX} characters.", None, "invalid_value")
-    return hashlib.sha256(f"{call.caller.tenant}\n{given}".encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _is_retry(headers: Mapping[str, str]) -> bool:

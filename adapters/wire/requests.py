@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -96,14 +96,28 @@ class Reply:
 ESCAPED_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
-def strict_object(raw: bytes, depth_max: int) -> Json:
+SEPARATORS = b",[{"
+"""Characters of which JSON has at least one for each value, if they are outside of strings."""
+
+COUNTED_AT_ONCE_BYTES = 1_048_576  # between two steps, other threads run
+
+
+def strict_object(raw: bytes, depth_max: int, values_max: int) -> Json:
     """Return the JSON object in a body, {} if it is empty.
 
     Raises `ApiError` (400) for other JSON, for keys that an object has twice, for numbers that JSON does not have, for half
-    of a surrogate pair, and for values that are nested deeper than `depth_max`.
+    of a surrogate pair, for values that are nested deeper than `depth_max`, and for more than `values_max` values. The last is
+    found before the JSON is parsed, because no other thread runs while it is.
     """
     if not raw.strip():
         return {}
+    if _has_more_values(raw, values_max):
+        raise ApiError(
+            400,
+            f"The JSON body of your request has more than {values_max:,} values (objects, arrays, texts, numbers): send it in "
+            "several requests, or with fewer and longer texts.",
+            code="too_many_values",
+        )
     try:
         body = json.loads(
             raw.decode("utf-8"),
@@ -124,6 +138,32 @@ def strict_object(raw: bytes, depth_max: int) -> Json:
         if not level:
             return body
     raise ApiError(400, f"The JSON body of your request is nested deeper than {depth_max} levels.")
+
+
+def _has_more_values(raw: bytes, most: int) -> bool:
+    """Return whether JSON has more values than `most`: separators are counted, at first also those inside of strings."""
+    if len(raw) <= most or sum(map(_separators, _pieces(raw))) <= most:
+        return False
+    count, is_inside, rest = 0, False, b""
+    for piece in _pieces(raw):
+        text = rest + piece
+        backslashes = len(text) - len(text.rstrip(b"\\"))
+        rest = b"\\" * (backslashes % 2)  # it escapes the first character of the next piece
+        text = text[: len(text) - len(rest)]
+        between = text.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')
+        count += _separators(b"".join(between[is_inside::2]))
+        if count > most:
+            return True
+        is_inside ^= len(between) % 2 == 0
+    return False
+
+
+def _pieces(raw: bytes) -> Iterator[bytes]:
+    return (raw[start : start + COUNTED_AT_ONCE_BYTES] for start in range(0, len(raw), COUNTED_AT_ONCE_BYTES))
+
+
+def _separators(text: bytes) -> int:
+    return len(text) - len(text.translate(None, SEPARATORS))
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> Json:

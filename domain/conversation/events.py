@@ -155,7 +155,7 @@ class RunStarted(Event, frozen=True, kw_only=True):
     """Version of the first message of the view that a window did not leave out; None if it left out none."""
     losses: JSON = field(default_factory=dict)
     """What the backend is not given of the request: the number of parts in view that it cannot be shown, by kind
-    (`part:TYPE`), and options that it does not have (`option:NAME`)."""
+    (`part:TYPE`), options that it does not have (`option:NAME`), and results whose calls are not in view (`message:tool`)."""
     idempotency_key: str | None = None
     """Key under which an app started the exchange with its own run, or a rerun; later runs do not repeat it."""
     rendering: str | None = None

@@ -13,6 +13,7 @@ import hashlib
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -86,6 +87,20 @@ def valid_view(
                 waiting[call.id].append(len(view))
                 view.append(each.showing(Message(Role.TOOL, NO_RESULT, tool_call_id=call_id), made_up=True))
     return tuple(view)
+
+
+def results_left_out(messages: Iterable[Message]) -> list[str]:
+    """Return the ids of the calls whose results a valid view of these messages leaves out, once for each result."""
+    left_out: list[str] = []
+    waiting: dict[str, int] = {}
+    for message in messages:
+        if message.role is not Role.TOOL:
+            waiting |= Counter(call.id for call in _calls_of(message))
+        elif waiting.get(message.tool_call_id or ""):
+            waiting[message.tool_call_id or ""] -= 1
+        else:
+            left_out.append(message.tool_call_id or "")
+    return left_out
 
 
 def chat_entry(message: Message, native: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

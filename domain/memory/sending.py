@@ -28,6 +28,9 @@ Read = Callable[[str], Iterable[bytes]]
 PART = "part:"
 """Beginning of the name of a loss: what follows is the type of the parts."""
 
+RESULT_LEFT_OUT = "message:tool"
+"""Name of the loss of a tool's result whose call is not among the messages of a request."""
+
 
 @dataclass(frozen=True)
 class Attachments:
@@ -190,7 +193,12 @@ def _loss_in_words(kind: str, count: int) -> str:
     return number if known else f"{number} of type {name or kind}"
 
 
-_LOST = {f"{PART}image_url": "image", f"{PART}file": "file", f"{PART}input_audio": "recording"}
+_LOST = {
+    f"{PART}image_url": "image",
+    f"{PART}file": "file",
+    f"{PART}input_audio": "recording",
+    RESULT_LEFT_OUT: "tool result",
+}
 
 
 def lost_parts(

@@ -66,7 +66,7 @@ class Answered:
         return error
 
 
-def say(server: Any, method: str, path: str, body: Any = None, **headers: str) -> Answered:
+def say(server: Any, method: str, path: str, body: Any = None, **headers: str | bytes) -> Answered:
     """Send one request, and return the answer; underscores in names of headers are dashes."""
     payload = body if isinstance(body, bytes) else None if body is None else json.dumps(body).encode()
     given = {name.replace("_", "-"): value for name, value in headers.items()}

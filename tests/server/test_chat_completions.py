@@ -14,6 +14,7 @@ from openai import OpenAI
 from threadledger.adapters.server import ServeSettings
 from threadledger.domain.conversation import events as e
 from threadledger.domain.ledger import Ledger
+from threadledger.domain.memory.sending import losses_in_words
 
 from .chat_only import ChatOnly
 
@@ -24,6 +25,7 @@ WEATHER: dict[str, Any] = {
 }
 CALL: dict[str, Any] = {"tool_calls": [{"name": "weather", "arguments": {"city": "Bern"}}]}
 HELLO: dict[str, Any] = {"role": "user", "content": "Hello"}
+UNKNOWN_RESULT: dict[str, Any] = {"role": "tool", "tool_call_id": "call_unknown", "content": "sunny"}
 POST = "POST /chat/completions"
 HALF = {"truncate": {"events": 4}}
 """A stream that ends in the middle of its text."""
@@ -301,6 +303,21 @@ def test_probabilities_are_no_part_of_an_answer_which_is_recorded(
     assert events_of(ledger, "k", e.RunStarted)[0].losses == {"option:logprobs": 1, "option:top_logprobs": 1}
 
 
+def test_results_that_no_model_can_be_shown_are_left_out_which_is_recorded(
+    client: OpenAI, ledger: Ledger, simulator: Any
+) -> None:
+    called = {"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": "{}"}}
+    result = {**UNKNOWN_RESULT, "tool_call_id": "call_1"}
+    calls = {"role": "assistant", "content": None, "tool_calls": [called]}
+    ask(client, UNKNOWN_RESULT, HELLO, result, calls, result, result, {"role": "user", "content": "Bye"})
+    sent = [each["role"] for each in simulator.requests[-1].body["messages"]]
+    assert sent == ["user", "assistant", "tool", "user"]
+    [run] = events_of(ledger, "k", e.RunStarted)
+    assert run.losses == {"message:tool": 3}
+    assert losses_in_words(run.losses) == "3 tool results"
+    assert [role for role, _ in said(ledger, "k")].count("tool") == 4
+
+
 def test_what_the_provider_refuses_is_refused_by_the_provider(client: OpenAI, ledger: Ledger) -> None:
     with pytest.raises(openai.BadRequestError, match=r"max_completion_tokens.*run "):
         ask(client, HELLO, max_completion_tokens=0)
@@ -316,6 +333,8 @@ def test_what_the_provider_refuses_is_refused_by_the_provider(client: OpenAI, le
         ({"messages": [{"role": "function", "name": "f", "content": "x"}]}, "messages[0].role"),
         ({"messages": [{"role": "user"}]}, "messages[0]"),
         ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0]"),
+        ({"messages": [UNKNOWN_RESULT]}, "messages"),
+        ({"messages": [{"role": "system", "content": "Be kind."}, UNKNOWN_RESULT, UNKNOWN_RESULT]}, "messages"),
         ({"web_search_options": {}}, "web_search_options"),
         ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
         ({"tools": [{"type": "function"}]}, "tools"),

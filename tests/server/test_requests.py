@@ -8,14 +8,17 @@ import logging
 import re
 import threading
 from collections.abc import Callable
+from hashlib import sha256
 from typing import Any
 
 import openai
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from openai import OpenAI
 
 from threadledger.adapters.server.calls import Caller, ServedCall
-from threadledger.adapters.server.limits import JSON_DEPTH_MAX, ServerLimits
+from threadledger.adapters.server.limits import JSON_DEPTH_MAX, JSON_VALUES_MAX, ServerLimits
 from threadledger.adapters.wire import ApiError, bodies, validation
 from threadledger.adapters.wire.requests import strict_object
 from threadledger.domain.errors import (
@@ -405,7 +408,91 @@ def test_half_of_a_surrogate_pair_anywhere_in_a_body_is_400(serve: Serve, body: 
 
 
 def test_both_halves_of_a_surrogate_pair_are_a_character() -> None:
-    assert strict_object(b'{"a": "\\ud83d\\ude00"}', 10) == {"a": "\U0001f600"}
+    assert strict_object(b'{"a": "\\ud83d\\ude00"}', 10, 10) == {"a": "\U0001f600"}
+
+
+def long_history(messages: int) -> bytes:
+    """Return a request for a completion with so many messages: questions with parts, calls and their results."""
+    called = {
+        "id": "call_1",
+        "type": "function",
+        "function": {"name": "weather", "arguments": '{"city": "Bern, [CH]"}'},
+    }
+    parts = [
+        {"type": "text", "text": 'A "question", {1}'},
+        {"type": "image_url", "image_url": {"url": "https://a.example/"}},
+    ]
+    turn = [
+        {"role": "user", "content": parts},
+        {"role": "assistant", "content": None, "tool_calls": [called]},
+        {"role": "tool", "tool_call_id": "call_1", "content": "sunny, [dry]"},
+        {"role": "assistant", "content": "It is sunny \\"},
+    ]
+    return json.dumps({"messages": turn * (messages // 4)}).encode()
+
+
+def nested(values: int) -> bytes:
+    """Return an object with an array of so many values, itself not counted."""
+    return b'{"metadata": [' + b",".join([b"[]"] * (values // 2)) + b"]}"
+
+
+TEXT_ALONE = json.dumps({"metadata": {"a": 'a, [b], {c} "d" \\ e' * (JSON_VALUES_MAX // 2)}}).encode()
+"""A body with far more commas and brackets than values, all of them in one text."""
+
+BODIES = {
+    "2,000 messages": (long_history(2_000), 200),
+    "a long text": (TEXT_ALONE, 200),
+    "as many values as it may have": (nested(JSON_VALUES_MAX - 2), 200),
+    "two more": (nested(JSON_VALUES_MAX), 400),
+    "many objects": (b'{"metadata": [' + b",".join([b'{"a":{}}'] * JSON_VALUES_MAX) + b"]}", 400),
+    "many texts": (b'{"metadata": [' + b",".join([b'","'] * (JSON_VALUES_MAX + 1)) + b"]}", 400),
+    "many numbers": (b'{"metadata": [' + b",".join([b"1"] * (JSON_VALUES_MAX + 1)) + b"]}", 400),
+    "a text that ends with a backslash": (b'{"metadata": ["\\\\",' + b",".join([b"[]"] * JSON_VALUES_MAX) + b"]}", 400),
+}
+
+
+@pytest.mark.parametrize("name", BODIES)
+def test_a_body_with_more_values_than_the_limit_is_400_before_it_is_parsed(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    body, status = BODIES[name]
+    server = serve({"create_thread": lambda *_: {}, "create_completion": lambda *_: {}})
+    parsed: list[int] = []
+    loads = json.loads
+
+    def counted(text: Any, **options: Any) -> Any:
+        parsed.append(len(text))
+        return loads(text, **options)
+
+    monkeypatch.setattr("threadledger.adapters.wire.requests.json.loads", counted)
+    answered = say(server, "POST", "/v1/chat/completions" if b"messages" in body else "/v1/threads", body)
+    assert (answered.status, len(body) in parsed) == (status, status == 200)
+    monkeypatch.undo()
+    if status == 400:
+        assert answered.error["code"] == "too_many_values"
+        assert f"more than {JSON_VALUES_MAX:,} values" in answered.error["message"]
+
+
+@given(
+    st.recursive(
+        st.none() | st.integers(0, 9) | st.text(st.sampled_from('a,[{"\\')),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text(st.sampled_from('a,[{"\\'), max_size=3), inner),
+    ),
+    st.integers(1, 7),
+)
+def test_separators_are_counted_outside_of_texts_wherever_a_body_is_cut_for_that(value: Any, at_once: int) -> None:
+    def values_in(each: Any) -> int:
+        """Return the commas, brackets and braces of a value as JSON."""
+        inner = list(each.values() if isinstance(each, dict) else each) if isinstance(each, dict | list) else None
+        return 0 if inner is None else 1 + max(len(inner) - 1, 0) + sum(map(values_in, inner))
+
+    body = {"a": value}
+    raw, count = json.dumps(body).encode(), values_in(body)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("threadledger.adapters.wire.requests.COUNTED_AT_ONCE_BYTES", at_once)
+        assert strict_object(raw, 100, count) == body
+        with pytest.raises(ApiError, match="more than"):
+            strict_object(raw, 100, count - 1)
 
 
 @pytest.mark.parametrize("name", ["after", "before", "run_id"])
@@ -520,9 +607,38 @@ def test_a_request_is_named_by_its_idempotency_key_and_its_tenant_or_at_random(s
     given = {"Idempotency_Key": "a key"}
     assert name(OWN_KEY, **given) == name(OWN_KEY, **given)
     assert len({name(OWN_KEY, **given), name(other, **given), name(OWN_KEY), name(OWN_KEY), name(other)}) == 5
-    assert all(len(name(OWN_KEY, **each)) == 32 for each in (given, {}))
-    assert say(server, "POST", "/v1/threads", {}, Idempotency_Key="k" * 256, **bearer(OWN_KEY)).status == 400
     assert say(server, "GET", "/v1/threads/t", **bearer(OWN_KEY), **given).json["key"] == ""
+
+
+KEYS_GIVEN = {
+    "k": 200,
+    "k" * 255: 200,
+    "k" * 256: 400,
+    "": 400,
+    "a\tb": 400,
+    "\x85": 400,  # a control character
+    "Übergabe 7": 200,
+    "ü" * 255: 200,  # the limit is one of characters, not of bytes
+}
+
+
+@pytest.mark.parametrize("given", KEYS_GIVEN, ids=ascii)
+def test_an_idempotency_key_has_one_limit_with_and_without_a_journal(
+    serve: Serve, serving: Callable[..., Any], given: str
+) -> None:
+    """Servers with and without stored keys check it by one function."""
+    for server in (serve(THREADS), serving()):
+        answered = say(server, "POST", "/v1/threads", {}, Idempotency_Key=given.encode())
+        assert answered.status == KEYS_GIVEN[given]
+        if answered.status == 400:
+            assert answered.error["message"].startswith("Invalid 'Idempotency-Key': give 1 to 255 printable characters")
+
+
+def test_an_idempotency_key_that_is_no_utf_8_is_refused_and_the_stored_hash_is_that_of_its_bytes(serve: Serve) -> None:
+    server = serve(THREADS)
+    assert say(server, "POST", "/v1/threads", {}, Idempotency_Key=b"caf\xe9").status == 400
+    made = say(server, "POST", "/v1/threads", {}, Idempotency_Key="é".encode()).json["key"]
+    assert made == sha256("\n\xc3\xa9".encode()).hexdigest()  # what earlier versions have stored
 
 
 def test_the_actor_of_a_caller_is_its_key(serve: Serve, keys: Keys, ledger: Any) -> None:

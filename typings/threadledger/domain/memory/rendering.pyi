@@ -1,0 +1,1 @@
+from domain.memory.rendering import *
