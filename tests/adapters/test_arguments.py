@@ -114,6 +114,7 @@ NOWHERE: dict[str, Any] = {
     "openai_api_key": "k",
     "openai_base_url": "http://127.0.0.1:9/v1",
     "retries": 0,
+    "memory_last": 2,
 }
 """Settings of a ledger that reaches no provider."""
 

@@ -607,8 +607,9 @@ def test_after_any_steps_an_event_has_its_bytes_and_only_what_is_old_and_unused_
     run, used, moment = new_id(), set[int](), datetime(2026, 11, 1, tzinfo=UTC)
     there: dict[int, datetime] = {}
     addresses = {number: hashed_address(sha256(f"{run} {number}".encode()).digest()) for number in range(2)}
-    for step, number in steps:
-        with freeze_time(moment):
+    with freeze_time(moment) as clock:
+        for step, number in steps:
+            clock.move_to(moment)
             match step:
                 case "add":
                     ledger.journal.blobs.add([f"{run} {number}".encode()])

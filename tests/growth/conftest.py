@@ -20,7 +20,7 @@ from .ledgers import LONG, SHOWN, fill_conversations, fill_messages, key_of_numb
 from .metering import Meter
 
 TEN, FEW, TWICE_FEW, THOUSAND, TWO_THOUSAND, FIVE_THOUSAND = 10, 250, 500, 1_000, 2_000, 5_000
-MOST = 100_000 if SOAK else 20_000
+MOST = 100_000 if SOAK else 10_000
 """Sizes of the ledgers: number of conversations with about two events each, or of messages of one conversation."""
 
 USED = {CONVERSATIONS: (key_of_number(20), run_of_number(20)), MESSAGES: (LONG, run_of_number(0))}
