@@ -20,6 +20,7 @@ from threadledger.domain.effects import ApprovalNeeded, Call, Effects
 from threadledger.domain.errors import ProviderRefused
 from threadledger.domain.failures import Failure, keep_secret
 
+from ..wakeable_http import make_wakeable
 from .bodies import Context, Seen, read_body
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ class Client:
         settings = self._settings()
         import openai
 
-        settings["http_client"] = openai.DefaultHttpxClient(event_hooks=self.hooks(awaited=False))
+        settings["http_client"] = make_wakeable(openai.DefaultHttpxClient(event_hooks=self.hooks(awaited=False)))
         return self.of_settings(openai.AzureOpenAI(**settings) if self.azure_endpoint else openai.OpenAI(**settings))
 
     @cached_property

@@ -8,9 +8,10 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import CancelledError
 from contextlib import suppress
+from functools import partial
 from queue import SimpleQueue
 from threading import Event, Lock, Thread
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 from uuid import uuid4
 
 from starlette.requests import Request
@@ -20,6 +21,8 @@ from ..wire import ApiError, IncomingRequest, reply_headers
 from ..wire.multipart import too_large
 from .calls import ServedCall
 from .limits import SMALL_BODY_BYTES, ServerLimits
+
+T = TypeVar("T")
 
 CLIENT_LEFT = 499
 """Status in the log of a request that got no answer, as in nginx's."""
@@ -46,21 +49,21 @@ class HandlerThreads:
         self._work: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._lock = Lock()
 
-    async def call(self, function: Callable[[], Any]) -> Any:
-        """Return the result of a function that is called in one of the threads, or raise its error."""
+    def call(self, function: Callable[[], T]) -> asyncio.Future[T]:
+        """Call a function in one of the threads, and return what has its result, or its error."""
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[Any] = loop.create_future()
+        future: asyncio.Future[T] = loop.create_future()
 
         def work() -> None:
             try:
-                result, error = function(), None
-            except Exception as raised:  # noqa: BLE001 - it is raised where the result is waited for
-                result, error = None, raised
+                settle: Callable[[], None] = partial(_settle, future, future.set_result, function())
+            except BaseException as raised:  # noqa: BLE001 - it is raised where the result is waited for
+                settle = partial(_settle, future, future.set_exception, raised)
             with suppress(RuntimeError):  # the loop has ended, and with it the server: no one waits
-                loop.call_soon_threadsafe(_settle, future, result, error)
+                loop.call_soon_threadsafe(settle)
 
         self._submit(work)
-        return await future
+        return future
 
     def stop(self) -> None:
         """End the threads that have nothing to do, and the others when they have returned."""
@@ -86,13 +89,9 @@ class HandlerThreads:
                 self._idle += 1
 
 
-def _settle(future: asyncio.Future[Any], result: Any, error: Exception | None) -> None:
-    if future.done():
-        return
-    if error is not None:
-        future.set_exception(error)
-    else:
-        future.set_result(result)
+def _settle(future: asyncio.Future[Any], set_end: Callable[[Any], None], end: Any) -> None:
+    if not future.done():
+        set_end(end)
 
 
 class RequestInProgress:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from threadledger.domain.conversation import events as e
 from threadledger.domain.conversation import key_of, stream_of
-from threadledger.domain.effects import AsyncDriver, ListenerLeft
+from threadledger.domain.effects import AsyncDriver, Interruption, ListenerLeft
 from threadledger.domain.errors import (
     AllBackendsFailed,
     Conflict,
@@ -31,6 +31,7 @@ from .calls import STORED_PREFIX, idempotency_key_of
 from .exchange_slots import ExchangeSlots
 from .limits import ServerLimits
 from .refusals import without_text
+from .replies import HandlerThreads
 from .threads import requested_by
 
 if TYPE_CHECKING:
@@ -64,6 +65,9 @@ TAKEN_AT_ONCE = 50
 
 STOP_SECONDS = 5.0
 """How long a server that stops lets running exchanges end, in seconds; then other processes continue them."""
+
+LEAVE_SECONDS = 2.0
+"""How long a server that stops waits for calls that it has broken off, in seconds: an app's function may not return."""
 
 EXPIRED = "its time was over before it had an answer"
 
@@ -156,6 +160,9 @@ class Runner:
         self._thread = threading.Thread(target=self._serve, name="threadledger-runs", daemon=True)
         self._pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="threadledger-runs")
         self._slots = ExchangeSlots(limits.exchanges, limits.exchanges_per_key)
+        self._threads = HandlerThreads(limits.exchanges)
+        self._working = threading.Semaphore(WORKERS)
+        self._leaves_threads = False
 
     @property
     def notes(self) -> ServedNotes:
@@ -344,7 +351,10 @@ class Runner:
             await asyncio.wait(self._tasks, timeout=grace_seconds)
         for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=LEAVE_SECONDS)
+        self._leaves_threads = True
+        self._threads.stop()
         self._stopped.set()
 
     async def _every(self, seconds: float, do: Callable[[], None]) -> None:
@@ -393,8 +403,7 @@ class Runner:
             async with self._slots.reserved(live.share):
                 live.has_begun = True
                 if live.listeners:
-                    async for part in self._driver.stream(_attended(exchange.run(), live)):
-                        live.put(part)
+                    await self._perform(_attended(exchange.run(), live), live.put)
         except asyncio.CancelledError:
             live.error = StoreUnavailable("the server stops, or all listeners have left: send the request again")
         except Exception as error:  # noqa: BLE001 - each listener raises it
@@ -412,12 +421,16 @@ class Runner:
         acting = journal if actor is None else journal.as_actor(actor, reserved=True)
         chat = Conversing(acting, self._ledger.services, live.key)
         place = stream_of(live.key), live.exchange_id
+        answer: Answer | None = None
+
+        def put(part: Any) -> None:
+            nonlocal answer
+            answer = part if part.type == "answer" else answer
+            live.put(part)
+
         try:
-            answer: Answer | None = None
             waits = partial(self.notes.wait, *place)
-            async for part in self._driver.stream(continued(chat, live.exchange_id, stream=stream, waits=waits)):
-                answer = part if part.type == "answer" else answer
-                live.put(part)
+            await self._perform(continued(chat, live.exchange_id, stream=stream, waits=waits), put)
         except AllBackendsFailed:
             self._note_end(*place)
         except Conflict as error:  # it has ended, or another process runs it
@@ -430,6 +443,18 @@ class Runner:
         else:
             if answer is None or not answer.pending:
                 self._note_end(*place)
+
+    async def _perform(self, effects: Effects[Any], put: Callable[[Any], None]) -> None:
+        """Perform effects in a thread, which takes less time than awaiting them; cancelling this task interrupts them."""
+        interruption = Interruption(self._working)
+        ended = self._threads.call(partial(interruption.perform, effects, put))
+        while True:
+            try:
+                return await asyncio.shield(ended)
+            except asyncio.CancelledError as cancelled:
+                if ended.done() or self._leaves_threads:
+                    raise
+                interruption.interrupt(cancelled)
 
     async def _quietly(self, chat: Conversing) -> None:
         try:

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from .async_driver import AsyncDriver
     from .drivers import Wait, perform, stream
     from .effects import ApprovalNeeded, Call, Effect, Effects, Emit, ListenerLeft, Pause, Use, attended, work
+    from .interruption import Interruption, waking
     from .own_loop import OwnLoop
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "Effect",
     "Effects",
     "Emit",
+    "Interruption",
     "ListenerLeft",
     "OwnLoop",
     "Pause",
@@ -25,6 +27,7 @@ __all__ = [
     "attended",
     "perform",
     "stream",
+    "waking",
     "work",
 ]
 
@@ -34,6 +37,7 @@ if not TYPE_CHECKING:
         {
             "async_driver": "AsyncDriver",
             "drivers": "Wait perform stream",
+            "interruption": "Interruption waking",
             "own_loop": "OwnLoop",
             "effects": "ApprovalNeeded Call Effect Effects Emit ListenerLeft Pause Use attended work",
         },

@@ -24,34 +24,8 @@ def perform(effects: Effects[T], wait: Wait = time.sleep) -> T:
             return cast("T", end.value)
 
 
-def stream(effects: Effects[T], wait: Wait = time.sleep) -> Generator[Any, None, T]:
-    """Perform effects and yield their stream parts.
-
-    If the listener closes this generator, `ListenerLeft` is raised in the effects and their clean-up is performed.
-    """
-    step: Callable[[Any], Effect] = effects.send
-    given: Any = None
-    left: GeneratorExit | None = None
-    while True:
-        try:
-            effect = step(given)
-        except StopIteration as end:
-            return cast("T", end.value)
-        except ListenerLeft:
-            raise left or GeneratorExit from None
-        try:
-            step, given = effects.send, None
-            if not isinstance(effect, Emit):
-                given = _performed(effect, wait)
-            elif left is None:
-                yield effect.part
-        except GeneratorExit as gone:
-            left, step, given = gone, effects.throw, ListenerLeft()
-        except BaseException as error:  # noqa: BLE001 - the effects must see every exception first
-            step, given = effects.throw, error
-
-
-def _performed(effect: Effect, wait: Wait) -> Any:
+def performed(effect: Effect, wait: Wait) -> Any:
+    """Perform one effect and return its result."""
     match effect:
         case Call():
             return effect.blocking()
@@ -68,6 +42,35 @@ def _performed(effect: Effect, wait: Wait) -> Any:
             return wait(effect.seconds)
         case _:
             raise TypeError(f"{effect!r} is not an effect")
+
+
+def stream(
+    effects: Effects[T], wait: Wait = time.sleep, perform_one: Callable[[Effect, Wait], Any] = performed
+) -> Generator[Any, None, T]:
+    """Perform effects and yield their stream parts; `perform_one` performs each one that is no part.
+
+    If the listener closes this generator, `ListenerLeft` is raised in the effects and their clean-up is performed.
+    """
+    step: Callable[[Any], Effect] = effects.send
+    given: Any = None
+    left: GeneratorExit | None = None
+    while True:
+        try:
+            effect = step(given)
+        except StopIteration as end:
+            return cast("T", end.value)
+        except ListenerLeft:
+            raise left or GeneratorExit from None
+        try:
+            step, given = effects.send, None
+            if not isinstance(effect, Emit):
+                given = perform_one(effect, wait)
+            elif left is None:
+                yield effect.part
+        except GeneratorExit as gone:
+            left, step, given = gone, effects.throw, ListenerLeft()
+        except BaseException as error:  # noqa: BLE001 - the effects must see every exception first
+            step, given = effects.throw, error
 
 
 def used(effect: Use) -> Any:
