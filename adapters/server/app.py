@@ -43,6 +43,7 @@ from ..wire.routes import ROUTES
 from ..wire.validation import unknown_fields_noted
 from .access import Access, Slots, require_write
 from .calls import Handler, Served, ServedCall
+from .daemon_threads import DaemonThreads
 from .limits import (
     JSON_DEPTH_MAX,
     JSON_VALUES_MAX,
@@ -51,7 +52,7 @@ from .limits import (
     ServerLimits,
 )
 from .refusals import AGAIN, SERVER_ERROR, refusal_of, without_text
-from .replies import HandlerThreads, Reply, RequestInProgress
+from .replies import Reply, RequestInProgress
 from .request_keys import key_given
 
 HEALTH_PATH = "/health"
@@ -119,7 +120,7 @@ class ServerApp:
         self._requests = Slots(self.limits.requests_per_key, "requests")
         self._streams = Slots(self.limits.streams_per_key, "streams")
         self._unknown = UnknownFields()
-        self._threads = HandlerThreads(self.limits.threads)
+        self._threads = DaemonThreads(self.limits.threads, "threadledger-handler")
         self._in_progress: set[RequestInProgress] = set()
         self._is_stopped = False
 

@@ -21,8 +21,8 @@ from .chat_objects import ChunkWriter, FoundAnswer, completion_object, refusal_o
 from .chat_requests import WantedCompletion, wanted_completion
 from .completions import HANDLERS_OF_STORED
 from .contents import seconds
+from .live_runs import LISTEN_SECONDS, LiveRun
 from .refusals import AGAIN, SERVER_ERROR
-from .runner import LOOK_SECONDS, LiveRun
 
 if TYPE_CHECKING:
     from threadledger.domain.conversation.messages import Message
@@ -193,7 +193,7 @@ class Answering:
         """Return the completion when it is there; a client that leaves ends the run."""
         try:
             while not self._live.is_over:
-                self._live.wait(LOOK_SECONDS)
+                self._live.wait(LISTEN_SECONDS)
                 if self._call.gone.is_set():
                     raise _client_left()
         finally:

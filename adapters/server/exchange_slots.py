@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from threading import Lock
 
 from .access import too_many
 
-Queue = deque[asyncio.Future[None]]
+Begin = Callable[[], object]
+Queue = deque[Begin]
 
 
 class ExchangeSlots:
     """Let each key run up to `per_key` exchanges, and all keys together up to `most`.
 
     What is above the share of its key waits without a slot. What is within its share and finds no slot gets the next free
-    one in turns: one exchange of each key. Starting and ending an exchange cost the same however many wait.
+    one in turns: one exchange of each key. Starting and ending an exchange cost the same however many wait. Its methods may be
+    called from any thread.
     """
 
     def __init__(self, most: int, per_key: int) -> None:
@@ -32,86 +32,69 @@ class ExchangeSlots:
         self._lock = Lock()
 
     def reserve(self, key: str) -> None:
-        """Take a part of the share of a key, from any thread; raise a 429 if nothing is left of it."""
+        """Take a part of the share of a key; raise a 429 if nothing is left of it."""
         with self._lock:
             if self._shares[key] >= self._per_key:
                 raise too_many("exchanges", self._per_key)
             self._shares[key] += 1
 
     def give_back(self, key: str) -> None:
-        """Give back a part of the share of a key, which the next one gets that waits for it; called in the event loop."""
+        """Give back a part of the share of a key, which the next one gets that waits for it."""
         with self._lock:
-            if _woken(self._above, key):
+            begun = self._returned(key)
+        for begin in begun:
+            begin()
+
+    def enter(self, key: str, begin: Begin, *, reserved: bool = False) -> None:
+        """Call `begin` when there is a part of the share of a key, unless it was reserved, and a slot: now or later.
+
+        It must not block. It has both until `leave` is called.
+        """
+        with self._lock:
+            if not reserved and self._shares[key] >= self._per_key:
+                self._above.setdefault(key, deque()).append(begin)
                 return
+            self._shares[key] += not reserved
+            has_slot = self._has_slot(key, begin)
+        if has_slot:
+            begin()
+
+    def leave(self, key: str) -> None:
+        """Give back a slot, to the key whose turn it is, and a part of the share of a key."""
+        with self._lock:
+            begun = [*self._passed_on(), *self._returned(key)]
+        for begin in begun:
+            begin()
+
+    def _has_slot(self, key: str, begin: Begin) -> bool:
+        """Take a slot, or queue what waits for one."""
+        if not self._free:
+            self._within.setdefault(key, deque()).append(begin)
+            return False
+        self._free -= 1
+        return True
+
+    def _passed_on(self) -> list[Begin]:
+        """Return what gets a slot that is free again; its key is the last one then."""
+        if not self._within:
+            self._free += 1
+            return []
+        key = next(iter(self._within))
+        queue = self._within.pop(key)
+        begin = queue.popleft()
+        if queue:
+            self._within[key] = queue
+        return [begin]
+
+    def _returned(self, key: str) -> list[Begin]:
+        """Return what gets a part of a share that is free again, if it finds a slot too."""
+        queue = self._above.get(key)
+        if not queue:
             self._shares[key] -= 1
             if not self._shares[key]:
                 del self._shares[key]
-
-    @asynccontextmanager
-    async def of(self, key: str) -> AsyncIterator[None]:
-        """Wait for a part of the share of a key and for a slot, and hold both while the context lasts."""
-        with self._lock:
-            is_above = self._shares[key] >= self._per_key
-            waiting = _queued(self._above, key) if is_above else None
-            self._shares[key] += not is_above
-        if waiting is not None:
-            await _granted(waiting, lambda: self.give_back(key))
-        async with self.reserved(key):
-            yield
-
-    @asynccontextmanager
-    async def reserved(self, key: str) -> AsyncIterator[None]:
-        """Wait for a slot with a part of the share of a key that was reserved, and give both back at the end."""
-        try:
-            if self._free:
-                self._free -= 1
-            else:
-                await _granted(_queued(self._within, key), self._pass_on)
-            try:
-                yield
-            finally:
-                self._pass_on()
-        finally:
-            self.give_back(key)
-
-    def _pass_on(self) -> None:
-        """Give a slot to the key whose turn it is, which is the last one then."""
-        while self._within:
-            key = next(iter(self._within))
-            queue = self._within.pop(key)
-            waiting = queue.popleft()
-            if queue:
-                self._within[key] = queue
-            if not waiting.done():
-                waiting.set_result(None)
-                return
-        self._free += 1
-
-
-def _queued(queues: dict[str, Queue], key: str) -> asyncio.Future[None]:
-    waiting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    queues.setdefault(key, deque()).append(waiting)
-    return waiting
-
-
-def _woken(queues: dict[str, Queue], key: str) -> bool:
-    """Wake the first one in the queue of a key that still waits; return whether there was one."""
-    queue = queues.get(key)
-    while queue:
-        waiting = queue.popleft()
+            return []
+        begin = queue.popleft()
         if not queue:
-            del queues[key]
-        if not waiting.done():
-            waiting.set_result(None)
-            return True
-    return False
-
-
-async def _granted(waiting: asyncio.Future[None], give_back: Callable[[], None]) -> None:
-    """Wait until something is granted; one that is cancelled at that moment gives it back."""
-    try:
-        await waiting
-    except asyncio.CancelledError:
-        if not waiting.cancelled():
-            give_back()
-        raise
+            del self._above[key]
+        return [begin] if self._has_slot(key, begin) else []

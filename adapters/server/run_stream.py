@@ -18,7 +18,7 @@ from .run_objects import STEP, message_step, steps_of
 
 if TYPE_CHECKING:
     from .calls import Served, ServedCall
-    from .runner import LiveRun
+    from .live_runs import LiveRun
     from .runs import FoundRun
 
 

@@ -45,7 +45,7 @@ from .threads import (
 )
 
 if TYPE_CHECKING:
-    from .runner import LiveRun
+    from .live_runs import LiveRun
 
 SURFACE = "assistants"
 POLL_HEADER, POLL_HELPER = "openai-poll-after-ms", "x-stainless-poll-helper"

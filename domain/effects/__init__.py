@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from .async_driver import AsyncDriver
     from .drivers import Wait, perform, stream
     from .effects import ApprovalNeeded, Call, Effect, Effects, Emit, ListenerLeft, Pause, Use, attended, work
-    from .interruption import Interruption, waking
+    from .interruption import Interrupted, Interruption, waking
     from .own_loop import OwnLoop
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "Effect",
     "Effects",
     "Emit",
+    "Interrupted",
     "Interruption",
     "ListenerLeft",
     "OwnLoop",
@@ -37,7 +38,7 @@ if not TYPE_CHECKING:
         {
             "async_driver": "AsyncDriver",
             "drivers": "Wait perform stream",
-            "interruption": "Interruption waking",
+            "interruption": "Interrupted Interruption waking",
             "own_loop": "OwnLoop",
             "effects": "ApprovalNeeded Call Effect Effects Emit ListenerLeft Pause Use attended work",
         },

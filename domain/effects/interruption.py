@@ -14,6 +14,10 @@ from .effects import Effect, Effects, Work
 _here = threading.local()
 
 
+class Interrupted(BaseException):
+    """Raised in effects that another thread has interrupted."""
+
+
 class Interruption:
     """Let another thread stop the effects that one thread performs.
 
@@ -39,11 +43,17 @@ class Interruption:
                     self._wake()
 
     def perform(self, effects: Effects[Any], put: Callable[[Any], None]) -> None:
-        """Perform effects in this thread, and pass their stream parts on."""
+        """Perform effects in this thread, and pass their stream parts on.
+
+        Raises:
+            Interrupted: they have ended because of it, or because their listener has left.
+        """
         _here.interruption = self
         try:
             for part in stream(effects, self._wait, self._performed):
                 put(part)
+        except GeneratorExit:  # the listener has left
+            raise Interrupted from None
         finally:
             del _here.interruption
 

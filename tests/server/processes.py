@@ -45,7 +45,7 @@ POINTS = (
     ("threadledger.adapters.sql.connections", "Connections", "_exclusively"),
     ("threadledger.adapters.server.replies", "RequestInProgress", "begin"),
     ("threadledger.adapters.server.replies", "RequestInProgress", "write"),
-    ("threadledger.domain.effects.async_driver", "AsyncDriver", "_awaited"),
+    ("threadledger.domain.effects.interruption", "Interruption", "_performed"),
 )
 """Functions of the server before and after which a moment is counted: what commits, what answers, what calls a provider."""
 
@@ -198,9 +198,9 @@ def announce_stop(runner: Any) -> None:
     """Print a line when a runner lets its runs end, before it waits for them."""
     end = runner._end
 
-    async def announced(self: Any, grace_seconds: float) -> None:
+    def announced(self: Any, grace_seconds: float) -> None:
         print(STOPS, flush=True)
-        await end(self, grace_seconds)
+        end(self, grace_seconds)
 
     runner._end = announced
 

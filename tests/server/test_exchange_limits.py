@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import openai
@@ -135,29 +135,19 @@ def test_a_run_that_is_cancelled_while_it_waits_takes_nothing_of_the_share(
 
 def test_free_slots_go_to_the_keys_in_turns() -> None:
     begun: list[str] = []
-
-    async def hold(slots: ExchangeSlots, name: str, until: asyncio.Event) -> None:
-        async with slots.of(name[0]):
-            begun.append(name)
-            await until.wait()
-
-    async def play() -> None:
-        slots, held, free = ExchangeSlots(1, 3), asyncio.Event(), asyncio.Event()
-        free.set()
-        first = asyncio.create_task(hold(slots, "a0", held))
-        await asyncio.sleep(0)
-        others = [asyncio.create_task(hold(slots, name, free)) for name in ("a1", "a2", "a3", "a4", "b1", "b2", "c1")]
-        await asyncio.sleep(0)
-        others.pop(1).cancel()
-        held.set()
-        await asyncio.gather(first, *others)
-        for _ in range(3):
-            slots.reserve("a")
-        with pytest.raises(ApiError):
-            slots.reserve("a")
-
-    asyncio.run(play())
-    assert begun == ["a0", "a1", "b1", "c1", "b2", "a3", "a4"]
+    slots = ExchangeSlots(1, 3)
+    for name in ("a0", "a1", "a2", "a3", "a4", "b1", "b2", "c1"):
+        slots.enter(name[0], partial(begun.append, name))
+    assert begun == ["a0"]
+    for number in range(8):
+        slots.leave(begun[number][0])
+    assert begun == ["a0", "a1", "b1", "c1", "a2", "b2", "a3", "a4"]
+    for _ in range(3):
+        slots.reserve("a")
+    with pytest.raises(ApiError):
+        slots.reserve("a")
+    slots.enter("b", partial(begun.append, "at once"))
+    assert begun[-1] == "at once"
 
 
 def test_upkeep_that_fails_is_logged_once_and_once_when_it_works_again(

@@ -187,7 +187,7 @@ def test_a_cancelled_run_waits_no_longer_for_a_silent_provider(
     until(lambda: [each.status for each in app.runs.list(app.thread.id).data] == ["in_progress"])
     run = app.runs.list(app.thread.id).data[0]
     assert app.runs.cancel(run.id, thread_id=app.thread.id).status == "cancelled"
-    until(lambda: not runner._tasks)
+    until(lambda: not runner._running)
     listening.join(SECONDS_MAX)
     assert not stream or said[-1] == "thread.run.cancelled"
     assert app.run().status == "completed"

@@ -177,7 +177,7 @@ class World:
     def settle(self) -> None:
         """Wait until no run is in progress, so that a tenant's events change by its requests alone."""
         runner = self.server.served.runner
-        until(lambda: not (runner._live or runner._attended or runner._tasks))
+        until(lambda: not (runner._live or runner._attended or runner._running))
 
     def events(self, tenant: str) -> list[tuple[Any, ...]]:
         """Return every row of a tenant's streams."""
