@@ -33,6 +33,7 @@ from .threads import requested_by
 
 if TYPE_CHECKING:
     from threadledger.domain.exchange import Answer, Exchange
+    from threadledger.domain.exchange.served import NewRequest
     from threadledger.domain.journal import StreamHead
     from threadledger.domain.journal.served_notes import ServedNotes
     from threadledger.domain.ledger import Ledger
@@ -130,11 +131,13 @@ class Runner:
         stream: bool = False,
         resumed: bool = False,
         share: str | None = None,
+        new: NewRequest | None = None,
     ) -> LiveRun:
         """Run an exchange that this process has claimed; return what listens to it. One that is running is not run again.
 
         One that is `resumed` was given the results for which it waited: what still runs of it only mirrors its calls, and it
-        is run again after that. It counts in the `share` of its actor, unless another one is given, and waits if that is full.
+        is run again after that. `new` is the request of one that was stored just now. It counts in the `share` of its actor,
+        unless another one is given, and waits if that is full.
         """
         share = actor or "" if share is None else share
         with self._changed:
@@ -143,7 +146,8 @@ class Runner:
                 return before
             live = self._live[exchange_id] = self._new(key, exchange_id, share)
             self._running.add(live)
-        self._slots.enter(share, partial(self._threads.submit, partial(self._begin, live, actor, stream, before)))
+        begin = partial(self._begin, live, before, partial(self._run, live, actor, stream, new))
+        self._slots.enter(share, partial(self._threads.submit, begin))
         return live
 
     def live(self, exchange_id: str) -> LiveRun | None:
@@ -258,13 +262,13 @@ class Runner:
     def _new(self, key: str, exchange_id: str, share: str) -> LiveRun:
         return LiveRun(key, exchange_id, share, interruption=Interruption(self._working))
 
-    def _begin(self, live: LiveRun, actor: str | None, stream: bool, before: LiveRun | None) -> None:
+    def _begin(self, live: LiveRun, before: LiveRun | None, run: Callable[[], None]) -> None:
         try:
             if before is not None:
                 before.ended.wait()
             live.has_begun = True
             if not live.is_cancelled:
-                self._run(live, actor, stream)
+                run()
         except Interrupted:
             pass
         finally:
@@ -295,7 +299,7 @@ class Runner:
             self._running.discard(live)
             self._changed.notify_all()
 
-    def _run(self, live: LiveRun, actor: str | None, stream: bool) -> None:
+    def _run(self, live: LiveRun, actor: str | None, stream: bool, new: NewRequest | None) -> None:
         journal = self._ledger.journal
         acting = journal if actor is None else journal.as_actor(actor, reserved=True)
         chat = Conversing(acting, self._ledger.services, live.key)
@@ -309,7 +313,8 @@ class Runner:
 
         try:
             waits = partial(self.notes.wait, *place)
-            live.interruption.perform(continued(chat, live.exchange_id, stream=stream, waits=waits), put)
+            effects = continued(chat, live.exchange_id, stream=stream, waits=waits, new=new)
+            live.interruption.perform(effects, put)
         except AllBackendsFailed:
             self._note_end(*place)
         except Conflict as error:  # it has ended, or another process runs it

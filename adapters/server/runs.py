@@ -227,11 +227,11 @@ def _answered(
     run = folded_run(since, event.exchange_id, thread.key)
     found = FoundRun(thread, run, wanted.profile)
     shown = found.object()
-    live = (
-        None
-        if run.ended
-        else served.runner.run(thread.key, run.exchange_id, call.caller.actor, stream=call.wants_stream)
-    )
+    live = None
+    if not run.ended:
+        new = None if call.repeated else (event, wanted.profile)
+        actor, stream = call.caller.actor, call.wants_stream
+        live = served.runner.run(thread.key, run.exchange_id, actor, stream=stream, new=new)
     call.headers[POLL_HEADER] = str(POLL_AFTER_MS)
     if not call.wants_stream:
         return shown

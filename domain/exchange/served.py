@@ -13,7 +13,7 @@ from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ..conversation import RunPlan
+from ..conversation import OpenExchange, RunPlan
 from ..conversation import events as e
 from ..conversation.decisions import expire
 from ..effects import work
@@ -35,6 +35,10 @@ if TYPE_CHECKING:
 
 SECONDS_LEFT_MIN = 0.05
 """Least time limit of an exchange that is continued shortly before its deadline, in seconds."""
+
+
+NewRequest = tuple[e.ExchangeRequested, "Profile"]
+"""Event of a request, and its profile."""
 
 
 @dataclass(frozen=True)
@@ -107,32 +111,37 @@ def _end(journal: Journal, key: str, conversation: Conversation) -> Parent:
 
 
 def continued(
-    chat: Conversing, exchange_id: str, *, stream: bool = False, waits: Callable[[str], Also] | None = None
+    chat: Conversing,
+    exchange_id: str,
+    *,
+    stream: bool = False,
+    waits: Callable[[str], Also] | None = None,
+    new: NewRequest | None = None,
 ) -> Effects[Answer]:
     """Run an open exchange until it has an answer, or waits for the results of tool calls.
 
     `waits` gets its deadline, and returns what is written in the transaction of the tool calls. Runs of it that a stopped process
-    left open are closed first: the caller has its claim.
+    left open are closed first: the caller has its claim. `new` is its request if it was stored just now, so that nothing of it
+    needs to be read.
 
     Raises:
         ConversationChanged: it has ended.
         ConversationBusy: another process runs it.
         AllBackendsFailed: no backend answered.
     """
-    prepared = yield from work(partial(_prepared, chat, exchange_id, stream, waits))
+    prepared = yield from work(partial(_prepared, chat, exchange_id, stream, waits, new))
     return (yield from prepared.run())
 
 
-def _prepared(chat: Conversing, exchange_id: str, stream: bool, waits: Callable[[str], Also] | None = None) -> Exchange:
+def _prepared(
+    chat: Conversing,
+    exchange_id: str,
+    stream: bool,
+    waits: Callable[[str], Also] | None,
+    new: NewRequest | None,
+) -> Exchange:
     journal, key = chat.journal, chat.key
-    state = journal.require(key).state
-    if any(run.exchange_id == exchange_id for run in state.open_runs.values()):
-        journal.commit(key, partial(_close_left_runs, exchange_id))
-        state = journal.require(key).state
-    recorded = SentOptions.of(journal, key, exchange_id)
-    exchange = state.open_exchanges.get(exchange_id)
-    if recorded is None or exchange is None:
-        raise ConversationChanged(f"the exchange {exchange_id} of {key!r} has ended: nothing was run")
+    recorded, exchange = (SentOptions(*new), OpenExchange()) if new is not None else _found(journal, key, exchange_id)
     event = recorded.event
     services = recorded.services_of(chat.base, chat.given)
     policy = services.policy
@@ -148,6 +157,18 @@ def _prepared(chat: Conversing, exchange_id: str, stream: bool, waits: Callable[
     note = waits(event.deadline) if waits is not None and event.deadline is not None else None
     mode = Mode(served=True, turn=turn, branch=branch, losses=left_out, waits=note)
     return Exchange(journal, again.services, key, exchange_id, mode=mode, after=after, stream=stream)
+
+
+def _found(journal: Journal, key: str, exchange_id: str) -> tuple[SentOptions, OpenExchange]:
+    """Return the request of an open exchange and its state, after closing its runs."""
+    state = journal.require(key).state
+    if any(run.exchange_id == exchange_id for run in state.open_runs.values()):
+        journal.commit(key, partial(_close_left_runs, exchange_id))
+        state = journal.require(key).state
+    recorded, exchange = SentOptions.of(journal, key, exchange_id), state.open_exchanges.get(exchange_id)
+    if recorded is None or exchange is None:
+        raise ConversationChanged(f"the exchange {exchange_id} of {key!r} has ended: nothing was run")
+    return recorded, exchange
 
 
 def _close_left_runs(exchange_id: str, conversation: Conversation) -> None:

@@ -59,19 +59,23 @@ class Lookups:
         moment = moment_of_id(wanted_id)
         if moment is None:
             return
-        age = timedelta(seconds=ID_AGE_SECONDS_MAX)
-        stream = self._head.stream
-        first = max(self._log.version_at(stream, to_iso(moment - age)), self._floor)
-        last = min(self._log.version_at(stream, to_iso(moment + age)), self._head.version)
-        low = high = min(max(self._log.version_at(stream, to_iso(moment)), first), last)
-        step = ROWS_AT_FIRST
+        stream, floor, newest = self._head.stream, self._floor, self._head.version
+        low = high = min(max(self._log.version_at(stream, to_iso(moment)), floor), newest)
+        first, last, step = floor, newest, ROWS_AT_FIRST
         while low > first or high < last:
             before, after = max(low - step, first), min(high + step, last)
             rows = (
                 self._log.stream_rows(stream, begin, end, page=step, changed=refuse_changed)
                 for begin, end in ((before, low), (high, after))
+                if begin < end
             )
             yield [*map(restore, chain.from_iterable(rows))]
+            if (
+                step == ROWS_AT_FIRST
+            ):  # mostly it was among these; how far an id can be from its time is another two searches
+                age = timedelta(seconds=ID_AGE_SECONDS_MAX)
+                first = max(self._log.version_at(stream, to_iso(moment - age)), floor)
+                last = min(self._log.version_at(stream, to_iso(moment + age)), newest)
             low, high, step = before, after, min(step * 2, ROWS_AT_ONCE)
 
     def requests_between(self, low: int, high: int) -> Iterator[e.ExchangeRequested]:
