@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -22,6 +22,7 @@ from uuid import uuid4
 import freezegun
 import hypothesis
 import pytest
+from _pytest.assertion import rewrite
 
 SOAK = "THREADLEDGER_SOAK" in os.environ
 """Whether the tests take their long form: `make soak`. Other modules read the variable as well, when they are imported."""
@@ -136,6 +137,33 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         asked = getattr(test, "_hypothesis_internal_use_settings", None)  # what `@settings` leaves on a test
         if asked is not None:
             test._hypothesis_internal_use_settings = hypothesis.settings(asked, max_examples=SOAK_EXAMPLES)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection(session: pytest.Session) -> None:
+    """Let each pytest-xdist worker rewrite the assertions of a part of the tests, before each imports all of them.
+
+    Otherwise all workers of a first run rewrite the same modules at the same time, which takes longer than to import them.
+    """
+    work = getattr(session.config, "workerinput", None)
+    if work is None or sys.dont_write_bytecode:
+        return
+    places = [Path(session.config.invocation_params.dir, each.partition("::")[0]) for each in session.config.args]
+    found = {path for place in places for path in (place.rglob("test_*.py") if place.is_dir() else [place])}
+    ordered = sorted(found, key=lambda path: (path.stat().st_size, path))
+    for path in ordered[int(work["workerid"].removeprefix("gw")) :: work["workercount"]]:
+        _rewrite(path, session.config)
+
+
+def _rewrite(path: Path, config: pytest.Config) -> None:
+    """Write the bytecode of a test module as pytest would on its import, unless it is there already."""
+    kept = rewrite.get_cache_dir(path) / f"{path.stem}{rewrite.PYC_TAIL}"
+    if rewrite._read_pyc(path, kept) is not None:
+        return
+    with suppress(OSError):  # as on an import, tests run without it
+        kept.parent.mkdir(exist_ok=True)
+        source, code = rewrite._rewrite_test(path, config)
+        rewrite._write_pyc(config.stash[rewrite.assertstate_key], code, source, kept)
 
 
 @pytest.hookimpl(optionalhook=True)
