@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,7 +10,7 @@ from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import openai
 import pytest
@@ -24,7 +21,7 @@ from threadledger.cli import main
 
 from .route_requests import HELLO, MODEL, SERVED, WEATHER
 from .speaking import SECONDS_MAX, Answered, bearer, say
-from .test_command import COMMAND
+from .test_command import Running, running
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -39,18 +36,13 @@ WRONG = "tl-" + "0badc0de" * 8
 class Served:
     """A process of `threadledger serve` that logs everything, and what was heard from it."""
 
-    base_url: str
-    process: subprocess.Popen[str]
+    running: Running
     log: Path
     answers: list[str] = field(default_factory=list)
 
     @property
-    def host(self) -> str:
-        return urlsplit(self.base_url).hostname or ""
-
-    @property
-    def port(self) -> int:
-        return urlsplit(self.base_url).port or 0
+    def base_url(self) -> str:
+        return self.running.base_url
 
     def heard(self, call: Callable[[], Any]) -> Any:
         """Call the SDK, and keep what it returns, or the text and the body of its error."""
@@ -64,14 +56,14 @@ class Served:
 
     def say(self, *given: Any, **headers: str) -> Answered:
         """Send one request, and keep its answer."""
-        answered = say(self, *given, **headers)
+        answered = say(self.running, *given, **headers)
         self.answers.append(f"{answered.headers} {answered.raw.decode()}")
         return answered
 
     def stop(self) -> str:
         """Stop the process, and return what it has logged."""
-        self.process.terminate()
-        assert self.process.wait(SECONDS_MAX) == 0
+        self.running.process.terminate()
+        assert self.running.process.wait(SECONDS_MAX) == 0
         return self.log.read_text(encoding="utf-8")
 
 
@@ -80,17 +72,12 @@ def served(db_url: str, upstream: str) -> Iterator[Served]:
     given = {"OPENAI_API_KEY": UPSTREAM, "OPENAI_BASE_URL": upstream, "OPENAI_LOG": "debug", "THREADLEDGER_DB": db_url}
     given |= {"THREADLEDGER_BACKENDS": "chat", "THREADLEDGER_THREADS": "none", "THREADLEDGER_RETRIES": "0"}
     given |= {"THREADLEDGER_LOG_TEXT": "true"}
-    command = [sys.executable, "-c", COMMAND, "serve", "-v", "--log-format", "json", "--port", "0"]
     log = Path("log")
     with (
         log.open("w", encoding="utf-8") as errors,
-        subprocess.Popen(command, text=True, env=os.environ | given, stdout=subprocess.PIPE, stderr=errors) as process,
+        running("-v", "--log-format", "json", env=given, errors=errors) as process,
     ):
-        try:
-            assert process.stdout is not None
-            yield Served(process.stdout.readline().strip(), process, log)
-        finally:
-            process.kill()
+        yield Served(process, log)
 
 
 def ask_with_keys_everywhere(server: Served, key: str) -> None:
