@@ -7,7 +7,7 @@ import gc
 import re
 import sqlite3
 import sqlite3.dbapi2
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
@@ -112,6 +112,25 @@ class Meter:
         connection.set_progress_handler(partial(self._ticks.append, None), STEPS_AT_ONCE)
         connection.set_trace_callback(texts.append)
         return connection
+
+
+def costs_of_calls(
+    path: Path, fill: Callable[[Any], T], calls: Mapping[str, Callable[[T], Any]]
+) -> dict[str, tuple[Cost, int]]:
+    """Return the cost of each call, and its number of results. `fill` fills a new journal and returns what the calls take."""
+    from threadledger.adapters.sql import Database, Factory
+    from threadledger.domain.journal import Journal
+
+    meter = Meter()
+    with meter.installed(), Journal(Factory(database=Database(f"sqlite:///{path}"))) as journal:
+        filled = fill(journal)
+        for call in reversed(calls.values()):
+            call(filled)  # the view catches up, last of all
+        found = {}
+        for name, call in calls.items():
+            cost, result = meter.measure(partial(call, filled))
+            found[name] = cost, len(result)
+        return found
 
 
 _CONNECT = sqlite3.connect

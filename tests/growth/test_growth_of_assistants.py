@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import pytest
@@ -13,7 +13,7 @@ import pytest
 from threadledger.domain.conversation import Profile
 from threadledger.domain.ledger import AssistantRecord, AssistantStore
 
-from .metering import Cost, Meter, growth
+from .metering import Cost, costs_of_calls, growth
 
 SMALL, LARGE = 60, 1_000
 PROFILE = Profile("John", "Be kind.", None, json.dumps([{"type": "function", "function": {"name": "weather"}}]))
@@ -30,30 +30,17 @@ CALLS: dict[str, Callable[[AssistantStore], Any]] = {
 }
 
 
-def costs(folder: Path, size: int) -> dict[str, tuple[Cost, int]]:
-    from threadledger.adapters.sql import Database, Factory
-    from threadledger.domain.journal import Journal
-
-    meter = Meter()
-    with meter.installed(), Journal(Factory(database=Database(f"sqlite:///{folder / f'{size}.db'}"))) as journal:
-        store = AssistantStore(journal)
-        for number in range(size):
-            store.create(AssistantRecord(f"asst_{number}", "gpt-4o", PROFILE, "one"))
-        for call in reversed(CALLS.values()):
-            call(store)  # the view catches up, last of all
-        found = {}
-        for name, call in CALLS.items():
-            cost, result = meter.measure(lambda call=call: call(store))
-            found[name] = cost, len(result)
-        return found
+def filled(size: int, journal: Any) -> AssistantStore:
+    store = AssistantStore(journal)
+    for number in range(size):
+        store.create(AssistantRecord(f"asst_{number}", "gpt-4o", PROFILE, "one"))
+    return store
 
 
 @pytest.fixture(scope="module")
-def measured(
-    tmp_path_factory: pytest.TempPathFactory,
-) -> tuple[dict[str, tuple[Cost, int]], dict[str, tuple[Cost, int]]]:
+def measured(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, tuple[Cost, int]]]:
     folder = tmp_path_factory.mktemp("assistants")
-    return costs(folder, SMALL), costs(folder, LARGE)
+    return [costs_of_calls(folder / f"{size}.db", partial(filled, size), CALLS) for size in (SMALL, LARGE)]
 
 
 @pytest.mark.parametrize("name", CALLS)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +14,7 @@ from threadledger.domain.conversation.events import CompletionStored
 from threadledger.domain.ids import now, to_iso
 from threadledger.domain.journal import Journal
 
-from .metering import Cost, Meter, growth
+from .metering import Cost, costs_of_calls, growth
 
 SMALL, LARGE = 60, 1_000
 MIDDLE = "chatcmpl-30"
@@ -49,28 +48,16 @@ def store(number: int, conversation: Conversation) -> None:
     conversation.record(CompletionStored, **versions, **ids, **made)
 
 
-def costs(folder: Path, size: int) -> dict[str, tuple[Cost, int]]:
-    from threadledger.adapters.sql import Database, Factory
-
-    meter = Meter()
-    with meter.installed(), Journal(Factory(database=Database(f"sqlite:///{folder / f'{size}.db'}"))) as journal:
-        for number in range(size):
-            journal.commit("k", partial(store, number), create=True)
-        for call in reversed(CALLS.values()):
-            call(journal)  # the view catches up, last of all
-        found = {}
-        for name, call in CALLS.items():
-            cost, result = meter.measure(lambda call=call: call(journal))
-            found[name] = cost, len(result)
-        return found
+def filled(size: int, journal: Journal) -> Journal:
+    for number in range(size):
+        journal.commit("k", partial(store, number), create=True)
+    return journal
 
 
 @pytest.fixture(scope="module")
-def measured(
-    tmp_path_factory: pytest.TempPathFactory,
-) -> tuple[dict[str, tuple[Cost, int]], dict[str, tuple[Cost, int]]]:
+def measured(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, tuple[Cost, int]]]:
     folder = tmp_path_factory.mktemp("completions")
-    return costs(folder, SMALL), costs(folder, LARGE)
+    return [costs_of_calls(folder / f"{size}.db", partial(filled, size), CALLS) for size in (SMALL, LARGE)]
 
 
 @pytest.mark.parametrize("name", CALLS)

@@ -1,4 +1,8 @@
-"""An app that edits, regenerates and goes back through the served Chat Completions: memory is what its user sees."""
+"""An app that edits, regenerates and goes back through the served Chat Completions: memory is what its user sees.
+
+Any order of such requests is tested with a recorded client in `adapters/test_recorded_branches.py`: both align a request with
+memory by the same code.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +10,12 @@ from itertools import count
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from openai import OpenAI
 
 from threadledger.domain.conversation import events as e
 from threadledger.domain.ledger import Ledger
 
 MODEL = "gpt-6-astra"
-KEYS = count(1)
 
 
 class App:
@@ -25,13 +26,11 @@ class App:
         self.shown: list[str] = []
         """What the user sees: questions and answers in turn."""
         self.numbers = count(1)
-        self.sent = 0
 
     def call(self, history: list[str]) -> str:
         roles = ("user", "assistant")
         messages: list[Any] = [{"role": roles[at % 2], "content": text} for at, text in enumerate(history)]
         self.simulator.answer(f"answer {next(self.numbers)}")
-        self.sent += 1
         system: Any = {"role": "system", "content": "Be brief."}
         made = self.client.chat.completions.create(
             model=MODEL, messages=[system, *messages], metadata={"conversation": self.key}
@@ -117,46 +116,3 @@ def test_a_conversation_of_the_app_s_own_process_is_continued(app: App) -> None:
     app.ask("four")
     assert app.memory() == app.shown
     assert app.events(e.BranchSelected) == []
-
-
-@st.composite
-def stories(draw: st.DrawFn) -> list[tuple[str, int, int]]:
-    kinds = st.sampled_from(["ask", "ask", "edit", "regenerate", "back", "same"])
-    return draw(st.lists(st.tuples(kinds, st.integers(0, 9), st.integers(0, 9)), max_size=10))
-
-
-@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(story=stories())
-def test_after_each_continued_request_memory_is_what_the_app_sent_and_its_answer(
-    client: OpenAI, ledger: Ledger, simulator: Any, story: list[tuple[str, int, int]]
-) -> None:
-    app = App(client, ledger, simulator, f"k-{next(KEYS)}")
-    app.ask()
-    app.ask()  # now it is known that the app sends whole histories
-    views, ends = [list(app.shown)], {tuple(app.shown)}
-    memory = app.memory()
-    for kind, one, other in story:
-        before = list(app.shown)
-        questions = range(0, len(before), 2)
-        match kind:
-            case "ask":
-                app.ask()
-            case "same":
-                app.ask(before[0])
-            case "edit":
-                app.edit(questions[one % len(questions)])
-            case "regenerate":
-                app.regenerate(questions[one % len(questions)] + 1)
-            case _:
-                view = views[one % len(views)]
-                app.shown = view[: 2 * (1 + other % (len(view) // 2))]
-        if kind in {"ask", "same"} and tuple(before) in ends:
-            ends.discard(tuple(before))
-            memory = list(app.shown)
-        if kind != "back":
-            ends.add(tuple(app.shown))
-            views.append(list(app.shown))
-        assert app.memory() == memory
-    answers = [each.content for each in app.events(e.MessageJournaled) if each.role == "assistant"]
-    assert len(answers) == len(set(map(str, answers))) == app.sent
-    assert list(ledger.check()) == []
