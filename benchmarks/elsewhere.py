@@ -1,10 +1,10 @@
-"""Run a simulator in a separate process, so that its CPU time is not measured."""
+"""Run a simulator or a server in a separate process, so that its CPU time is not measured."""
 
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from multiprocessing.connection import Connection
 
 from threadledger.adapters import Simulator
@@ -18,13 +18,18 @@ def served(told: Connection) -> None:
 
 
 @contextmanager
-def simulator_elsewhere() -> Iterator[str]:
-    """Start a simulator in another process, and yield its base URL."""
+def elsewhere(main: Callable[..., None], *given: str) -> Iterator[str]:
+    """Run `main(told, *given)` in another process, and yield the base URL that it sends; it ends at a stop message."""
     ours, theirs = multiprocessing.Pipe()
-    process = multiprocessing.get_context("spawn").Process(target=served, args=(theirs,), daemon=True)
+    process = multiprocessing.get_context("spawn").Process(target=main, args=(theirs, *given), daemon=True)
     process.start()
     try:
         yield ours.recv()
     finally:
         ours.send(None)
         process.join()
+
+
+def simulator_elsewhere() -> AbstractContextManager[str]:
+    """Start a simulator in another process, and yield its base URL."""
+    return elsewhere(served)

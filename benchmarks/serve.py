@@ -13,7 +13,6 @@ The page of the last 20 messages of a long thread may take twice as long as that
 
 from __future__ import annotations
 
-import multiprocessing
 import sqlite3
 import statistics
 import sys
@@ -26,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import openai
-from elsewhere import simulator_elsewhere
+from elsewhere import elsewhere, simulator_elsewhere
 from figures import Table, arguments, measured
 from stores import FILL_MESSAGES, batches, texts
 
@@ -53,19 +52,6 @@ def served(told: Connection, db: str, upstream: str) -> None:
     with open_ledger(settings) as ledger, open_server(ledger, settings, port=0) as server:
         told.send(server.base_url)
         told.recv()
-
-
-@contextmanager
-def server_elsewhere(db: str, upstream: str) -> Iterator[str]:
-    """Start a server in another process, and yield its base URL."""
-    ours, theirs = multiprocessing.Pipe()
-    process = multiprocessing.get_context("spawn").Process(target=served, args=(theirs, db, upstream), daemon=True)
-    process.start()
-    try:
-        yield ours.recv()
-    finally:
-        ours.send(None)
-        process.join()
 
 
 @contextmanager
@@ -102,7 +88,7 @@ class Bench:
     def runs(self) -> None:
         """Measure runs and completions, each against the same question to the provider."""
         with (
-            server_elsewhere(self._db("runs"), self._upstream) as base_url,
+            elsewhere(served, self._db("runs"), self._upstream) as base_url,
             client_of(base_url) as app,
             client_of(self._upstream) as direct,
             committing(self._place / "floor.db") as commit,
@@ -144,7 +130,7 @@ class Bench:
             for key, length in zip(keys, self._lengths, strict=True):
                 for part in batches(texts(length), FILL_MESSAGES):
                     ledger.conversation(key).extend([{"role": role, "content": text} for role, text in part])
-        with server_elsewhere(db, self._upstream) as base_url, client_of(base_url) as app:
+        with elsewhere(served, db, self._upstream) as base_url, client_of(base_url) as app:
             short, long = (lambda _, key=key: self._page(app, key) for key in keys)
             name = f"last {PAGE} messages of {self._lengths[1]:,} against {self._lengths[0]}"
             self.table.pairs(name, measured([long, short], self._samples), "wall", LONG_LIMIT)
