@@ -13,26 +13,28 @@ from openai import OpenAI
 from threadledger.adapters import load_settings
 from threadledger.adapters.server import Served, Server, ServeSettings, open_server
 from threadledger.adapters.server.runner import Runner
+from threadledger.domain.ledger import Ledger
 
+from .assistant_app import App
 from .chat_only import ChatOnly
 from .speaking import Keys, until
 
 
 @pytest.fixture
-def ledger(open_ledger: Callable[..., Any]) -> Any:
-    """Return a ledger on SQLite and the simulator."""
+def bare_ledger(open_ledger: Callable[..., Any]) -> Any:
+    """Return a ledger on SQLite and the simulator, which no server has."""
     return open_ledger()
 
 
 @pytest.fixture
-def serve(ledger: Any) -> Iterator[Callable[..., Server]]:
+def serve(bare_ledger: Any) -> Iterator[Callable[..., Server]]:
     """Yield a function that starts a server on a free port: `serve({"create_thread": handler}, keys=Keys(...))`."""
     started: list[Server] = []
 
     def start(handlers: Any = None, *, settings: ServeSettings | None = None, **options: Any) -> Server:
         from threadledger.adapters.server.handlers import HANDLERS
 
-        served = Served(ledger, settings or ServeSettings(), Runner(ledger))
+        served = Served(bare_ledger, settings or ServeSettings(), Runner(bare_ledger))
         chosen = HANDLERS if handlers is None else handlers
         started.append(Server(served, chosen, port=0, **options).start())
         return started[-1]
@@ -68,10 +70,22 @@ def server(serving: Callable[..., Server]) -> Server:
 
 
 @pytest.fixture
+def ledger(server: Server) -> Ledger:
+    """Return the ledger of the running server."""
+    return server.served.ledger
+
+
+@pytest.fixture
 def client(server: Server) -> Iterator[OpenAI]:
     """Return the provider's SDK, pointed at the server; it repeats nothing by itself."""
     with OpenAI(base_url=server.base_url, api_key="any", max_retries=0) as sdk:
         yield sdk
+
+
+@pytest.fixture
+def app(client: OpenAI) -> App:
+    """Return an app with an assistant and a thread on the server."""
+    return App(client)
 
 
 @pytest.fixture

@@ -167,12 +167,12 @@ def test_with_keys_a_page_needs_one_and_its_preflight_is_refused(serve: Serve, k
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.5", "::", "ledger.example", ""])
-def test_other_machines_need_a_key_before_the_server_starts(ledger: Any, host: str) -> None:
+def test_other_machines_need_a_key_before_the_server_starts(bare_ledger: Any, host: str) -> None:
     from threadledger.adapters.server import Served, ServeSettings
     from threadledger.adapters.server.runner import Runner
 
     with pytest.raises(InvalidSettings, match=r"without a key.*threadledger serve keys add NAME"):
-        Server(Served(ledger, ServeSettings(), Runner(ledger)), HANDLERS, host, 0).start()
+        Server(Served(bare_ledger, ServeSettings(), Runner(bare_ledger)), HANDLERS, host, 0).start()
     Access(Keys(), host, 1).require_safe_start(host)
 
 

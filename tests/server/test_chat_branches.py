@@ -59,12 +59,6 @@ class App:
 
 
 @pytest.fixture
-def ledger(server: Any) -> Ledger:
-    found: Ledger = server.served.ledger
-    return found
-
-
-@pytest.fixture
 def app(client: OpenAI, ledger: Ledger, simulator: Any) -> App:
     return App(client, ledger, simulator, "customer-42")
 

@@ -31,12 +31,6 @@ HALF = {"truncate": {"events": 4}}
 """A stream that ends in the middle of its text."""
 
 
-@pytest.fixture
-def ledger(server: Any) -> Ledger:
-    found: Ledger = server.served.ledger
-    return found
-
-
 def said(ledger: Ledger, key: str) -> list[tuple[str, str]]:
     return [(each.message.role.value, each.message.text) for each in ledger.memory(key).messages]
 

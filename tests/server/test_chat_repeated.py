@@ -30,12 +30,6 @@ def server(open_api: Callable[..., Any]) -> Any:
     return open_api(retries=0)
 
 
-@pytest.fixture
-def ledger(server: Any) -> Ledger:
-    found: Ledger = server.served.ledger
-    return found
-
-
 def post(server: Any, headers: Any = None, **changed: Any) -> httpx2.Response:
     """Request a completion in the conversation `k`."""
     given = {HEADER: "k", **(headers or {})}

@@ -20,12 +20,6 @@ POST = "POST /chat/completions"
 
 
 @pytest.fixture
-def ledger(server: Any) -> Ledger:
-    found: Ledger = server.served.ledger
-    return found
-
-
-@pytest.fixture
 def any_client(any_db_url: str, simulator: Any) -> Iterator[OpenAI]:
     """Return the SDK, pointed at a server on each kind of database."""
     from threadledger.adapters import load_settings, open_ledger

@@ -104,11 +104,6 @@ def threads(server: Server, client: OpenAI) -> Any:
     return client.beta.threads
 
 
-@pytest.fixture
-def ledger(server: Server) -> Ledger:
-    return server.served.ledger
-
-
 def test_a_thread_its_messages_its_runs_and_their_steps_are_as_the_dump_had_them(threads: Any) -> None:
     assert plain(threads.retrieve("thread_old")) == THREAD
     found = [plain(each) for each in threads.messages.list("thread_old", order="asc")]

@@ -17,24 +17,13 @@ from threadledger.adapters.server.handlers import HANDLERS
 from threadledger.adapters.server.runner import Runner
 from threadledger.domain.ledger import Ledger
 
+from .assistant_app import CALL, App
 from .speaking import SECONDS_MAX, until
-from .test_runs_api import CALL, App
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 RETRY = {"x-stainless-retry-count": "1"}
 HELLO = {"role": "user", "content": "Where is my parcel?"}
-
-
-@pytest.fixture
-def app(client: OpenAI) -> App:
-    return App(client)
-
-
-@pytest.fixture
-def ledger(server: Any) -> Ledger:
-    found: Ledger = server.served.ledger
-    return found
 
 
 @pytest.fixture

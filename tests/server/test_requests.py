@@ -641,10 +641,10 @@ def test_an_idempotency_key_that_is_no_utf_8_is_refused_and_the_stored_hash_is_t
     assert made == sha256("\n\xc3\xa9".encode()).hexdigest()  # what earlier versions have stored
 
 
-def test_the_actor_of_a_caller_is_its_key(serve: Serve, keys: Keys, ledger: Any) -> None:
+def test_the_actor_of_a_caller_is_its_key(serve: Serve, keys: Keys, bare_ledger: Any) -> None:
     def append(served: Any, call: ServedCall) -> Any:
         served.ledger_of(call.caller).conversation("k").append("user", "Hello.")
         return {}
 
     assert say(serve({"create_thread": append}, keys=keys), "POST", "/v1/threads", **bearer(OWN_KEY)).status == 200
-    assert {event.actor for event in ledger.events()} == {Caller("own").actor}
+    assert {event.actor for event in bare_ledger.events()} == {Caller("own").actor}

@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from threadledger.domain.ledger import Ledger
 
-from .test_runs_api import CALL, App
+from .assistant_app import CALL, App
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -22,17 +22,6 @@ TEXT = [
     *("thread.run.step.created", "thread.run.step.in_progress", "thread.message.created", "thread.message.in_progress"),
     *("thread.message.delta", "thread.message.completed", "thread.run.step.completed", "thread.run.completed", "done"),
 ]
-
-
-@pytest.fixture
-def app(client: OpenAI) -> App:
-    return App(client)
-
-
-@pytest.fixture
-def ledger(server: Any) -> Ledger:
-    found: Ledger = server.served.ledger
-    return found
 
 
 def events_in(lines: Iterator[str]) -> Iterator[tuple[str, Any]]:

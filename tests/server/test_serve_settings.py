@@ -77,15 +77,15 @@ def test_what_cannot_be_used_is_refused_with_the_file_and_the_key(text: str, wor
     assert str(refused.value).startswith(str(FILE))
 
 
-def test_a_route_to_an_unknown_backend_is_refused_when_the_server_is_opened(ledger: Any) -> None:
+def test_a_route_to_an_unknown_backend_is_refused_when_the_server_is_opened(bare_ledger: Any) -> None:
     FILE.write_text('[serve.models]\na = ["chat:x", "loca:y"]\n')
     with pytest.raises(InvalidSettings, match=r'\[serve.models\] "a" names the backend \'loca\', which does not exist'):
-        open_server(ledger, load_settings())
+        open_server(bare_ledger, load_settings())
 
 
-def test_a_server_that_is_opened_by_settings_lists_the_routes(ledger: Any) -> None:
+def test_a_server_that_is_opened_by_settings_lists_the_routes(bare_ledger: Any) -> None:
     FILE.write_text(WHOLE)
-    with open_server(ledger, load_settings(), port=0) as server:
+    with open_server(bare_ledger, load_settings(), port=0) as server:
         names = [model["id"] for model in say(server, "GET", "/v1/models").json["data"]]
     assert names[:2] == ["gpt-4o", "old:model"]
 

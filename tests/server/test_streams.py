@@ -457,9 +457,9 @@ def test_a_part_that_does_not_start_stops_those_before_it_and_frees_the_port(ser
     assert runner.did == ["start", "stop"] * 2
 
 
-def test_a_taken_port_is_refused_in_one_sentence(serve: Serve, ledger: Any) -> None:
+def test_a_taken_port_is_refused_in_one_sentence(serve: Serve, bare_ledger: Any) -> None:
     from threadledger.adapters.server import Served, Server, ServeSettings
 
     taken = serve({})
     with pytest.raises(OSError, match=rf"the server cannot listen on 127.0.0.1 port {taken.port}: "):
-        Server(Served(ledger, ServeSettings(), taken.served.runner), {}, port=taken.port).start()
+        Server(Served(bare_ledger, ServeSettings(), taken.served.runner), {}, port=taken.port).start()

@@ -19,12 +19,6 @@ def threads(client: OpenAI) -> Any:
     return client.beta.threads
 
 
-@pytest.fixture
-def ledger(server: Any) -> Ledger:
-    found: Ledger = server.served.ledger
-    return found
-
-
 def texts(messages: Any) -> list[str]:
     return [each.content[0].text.value for each in messages]
 
