@@ -149,7 +149,7 @@ def bound_socket(host: str, port: int, what: str) -> socket.socket:
     try:
         listening.bind((host, port))
         listening.listen()
-    except (OSError, OverflowError) as error:
+    except (OSError, OverflowError, TypeError, ValueError) as error:  # the last two of a name that is none
         listening.close()
         reason = getattr(error, "strerror", None) or str(error)
         raise OSError(f"{what} cannot listen on {host} port {port}: {reason}; choose another host or port") from error

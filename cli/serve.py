@@ -41,10 +41,9 @@ def serve(context: click.Context, host: str, port: int, root_path: str, allow_ho
     """
     if context.invoked_subcommand is not None:
         return Exit.DONE
-    from threadledger.adapters.server import open_server
+    from threadledger.adapters.server import open_server, require_path
 
-    if root_path and not root_path.startswith("/"):
-        raise click.UsageError(f"--root-path {root_path}: it is the beginning of a path; give one like /ledger")
+    require_path(root_path)
     settings = load_settings()
     with opened_with(settings, create=True, sends=True) as ledger:
         requests = logging.getLogger("threadledger.server")
@@ -61,7 +60,7 @@ def serve(context: click.Context, host: str, port: int, root_path: str, allow_ho
         try:
             ended_in_order = server.serve_forever(announce)
         except OSError as error:
-            raise click.ClickException(f"{error}: choose another one with --port") from error
+            raise click.ClickException(f"{error}, with --host or --port") from error
         finally:
             requests.setLevel(level)
     return Exit.DONE if ended_in_order else Exit.INTERRUPTED

@@ -7,7 +7,7 @@ from threadledger.domain.faces import lazy_face
 if TYPE_CHECKING:
     from .calls import Caller, Served, ServedCall
     from .serve_settings import ServeSettings, parse_serve, target_of
-    from .server import Server, open_server
+    from .server import Server, open_server, require_path
 
 __all__ = [
     "Caller",
@@ -17,6 +17,7 @@ __all__ = [
     "Server",
     "open_server",
     "parse_serve",
+    "require_path",
     "target_of",
 ]
 
@@ -26,6 +27,6 @@ if not TYPE_CHECKING:
         {
             "calls": "Caller Served ServedCall",
             "serve_settings": "ServeSettings parse_serve target_of",
-            "server": "Server open_server",
+            "server": "Server open_server require_path",
         },
     )

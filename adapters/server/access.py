@@ -110,7 +110,7 @@ class Access:
     def _require_own_name(self, host: str) -> None:
         name = host_name(host)
         is_own = is_loopback(name) and (host_port(host) or HTTP_PORT) == self._port
-        if not is_own and self._allowed.isdisjoint((name, host.lower())):
+        if not name or (not is_own and self._allowed.isdisjoint((name, host.lower()))):
             raise ApiError(
                 421,
                 f"This server has no keys, so it answers only requests for this machine (localhost:{self._port}): use that "

@@ -184,7 +184,7 @@ def refusal_of_failure(error: AllBackendsFailed) -> ApiError:
     if failed is None:
         return ApiError(503, redact(str(error)), kind=SERVER_ERROR, code="no_backend", headers=AGAIN)
     facts = failed.facts
-    status, is_own = _status_of(failed), facts.http_status is None
+    status, is_own = _status_of(failed), facts.http_status is None or facts.http_status < 400  # no words of a refusal
     headers: dict[str, str] = {}
     if status == 429 and facts.retry_after_seconds is not None:
         headers["retry-after"] = str(max(math.ceil(facts.retry_after_seconds), 1))

@@ -23,7 +23,7 @@ from ..wire.limits import CHAT_ROLES, CHAT_TOOLS_MAX
 from . import tenants
 from .calls import Served, ServedCall
 from .hosted_tools import checked_choice, checked_search, checked_tools, losses_of
-from .ids import new_id
+from .ids import header_text, new_id
 
 COMPLETION = "chatcmpl-"
 CONVERSATION_HEADER, CONVERSATION_PAIR = "x-threadledger-conversation", "conversation"
@@ -158,14 +158,22 @@ def wanted_completion(served: Served, call: ServedCall) -> WantedCompletion:
 
 def _conversation_of(call: ServedCall, metadata: Mapping[str, str]) -> tuple[str, str]:
     """Return the key of the conversation of a request, and the id of its completion; without a name, it is a new one."""
-    named = call.request_headers.get(CONVERSATION_HEADER, metadata.get(CONVERSATION_PAIR))
+    in_header = call.request_headers.get(CONVERSATION_HEADER)
+    named = header_text(in_header) if in_header is not None else metadata.get(CONVERSATION_PAIR)
+    if in_header is not None and named is None:
+        raise bad_request(
+            f"Invalid '{CONVERSATION_HEADER}': the name of the conversation is not in UTF-8: send it in that encoding, or as "
+            "'conversation' in 'metadata'.",
+            CONVERSATION_HEADER,
+            "invalid_value",
+        )
     if named is None:
         completion_id = new_id(COMPLETION, call.request_key)
         return tenants.key_of(call.caller, completion_id), completion_id
     try:
         key = tenants.key_of(call.caller, named)
     except ApiError:
-        place = CONVERSATION_HEADER if CONVERSATION_HEADER in call.request_headers else "metadata.conversation"
+        place = CONVERSATION_HEADER if in_header is not None else "metadata.conversation"
         raise bad_request(
             f"Invalid '{place}': {named!a:.80} cannot be the name of a conversation: use up to 200 characters that do not begin "
             "with 'tenant:'.",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from threadledger.domain.conversation import events as e
 from threadledger.domain.conversation import key_of, stream_of
-from threadledger.domain.effects import Interrupted, Interruption, ListenerLeft
+from threadledger.domain.effects import Interrupted, Interruption, ListenerLeft, perform
 from threadledger.domain.errors import (
     AllBackendsFailed,
     Conflict,
@@ -278,9 +278,12 @@ class Runner:
             self._leave(live)
 
     def _attend(self, name: str, live: LiveRun, exchange: Exchange) -> None:
-        live.has_begun = True
+        live.has_begun = not live.is_cancelled
         try:
-            live.interruption.perform(exchange.run(), live.put)
+            if live.has_begun:
+                live.interruption.perform(exchange.run(), live.put)
+            else:
+                self._give_up(live, exchange)
         except Interrupted:
             live.error = StoreUnavailable("the server stops, or all listeners have left: send the request again")
         except Exception as error:  # noqa: BLE001 - each listener raises it
@@ -298,6 +301,15 @@ class Runner:
         with self._changed:
             self._running.discard(live)
             self._changed.notify_all()
+
+    def _give_up(self, live: LiveRun, exchange: Exchange) -> None:
+        """Close an exchange that was not begun: its request is stored, and nothing else would close it."""
+        stopped = Interrupted() if live.listeners else ListenerLeft()
+        try:
+            perform(exchange.give_up(stopped))
+        except ThreadledgerError as error:
+            logger.warning("exchange %s of %r stays open: %s", live.exchange_id, live.key, redact(str(error)))
+        raise Interrupted
 
     def _run(self, live: LiveRun, actor: str | None, stream: bool, new: NewRequest | None) -> None:
         journal = self._ledger.journal

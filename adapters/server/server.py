@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import Any, Protocol, Self
 
+from threadledger.domain.errors import InvalidSettings
 from threadledger.domain.ledger import Ledger
 
 from ..listener import Listener, ListenerThread, bound_socket, url_of
@@ -25,6 +27,19 @@ from .runner import Runner
 
 WHAT = "the server"
 PORT_DEFAULT = 8731
+
+
+PATH = re.compile(r"/?|(/(?!\.\.?(/|$))(%[0-9A-Fa-f]{2}|[A-Za-z0-9._~!$&'()*+,;=:@-])+)+/?")
+"""A path of a URL, as its bytes are sent, without empty segments, `.` and `..`, which clients resolve."""
+
+
+def require_path(root_path: str) -> None:
+    """Raise `InvalidSettings` if a root path is not the beginning of a path."""
+    if PATH.fullmatch(root_path) is None:
+        raise InvalidSettings(
+            f"the root path {root_path!a:.80} is not the beginning of a URL's path: give one like /ledger, in characters that "
+            "paths have (--root-path)"
+        )
 
 
 class Background(Protocol):
@@ -62,6 +77,12 @@ class Server:
         background: Sequence[Background] = (),
         hand_over: Callable[[], None] = lambda: None,
     ) -> None:
+        """Prepare a server.
+
+        Raises:
+            InvalidSettings: the root path is not the beginning of a path.
+        """
+        require_path(root_path)
         self.host, self.port = host, port
         self.served = served
         self._handlers = handlers

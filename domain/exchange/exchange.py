@@ -142,8 +142,7 @@ class Exchange:
             yield from self._mirror()
             raise
         except BaseException as stopped:
-            failure = failure_of_stop(stopped)
-            yield from work(lambda: self._runs.give_up(failure))
+            yield from self.give_up(stopped)
             raise
         try:
             if answer is not None:
@@ -153,6 +152,11 @@ class Exchange:
         if answer is None:
             raise (yield from work(self._all_failed))
         return answer
+
+    def give_up(self, stopped: BaseException) -> Effects[None]:
+        """Close the exchange, and its open run if it has one, because its process or its caller has stopped."""
+        failure = failure_of_stop(stopped)
+        yield from work(lambda: self._runs.give_up(failure))
 
     def _mirror(self) -> Effects[None]:
         """Send missing messages to the threads, if the conversation has any or gets one."""

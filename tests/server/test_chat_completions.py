@@ -17,6 +17,7 @@ from threadledger.domain.ledger import Ledger
 from threadledger.domain.memory.sending import losses_in_words
 
 from .chat_only import ChatOnly
+from .speaking import say
 
 HEADER = "x-threadledger-conversation"
 WEATHER: dict[str, Any] = {
@@ -124,6 +125,25 @@ def test_the_header_wins_over_the_metadata(client: OpenAI, ledger: Ledger) -> No
     ask(client, HELLO, key="header", metadata={"conversation": "metadata"})
     ask(client, HELLO, key=None, metadata={"conversation": "metadata"}, extra_headers={})
     assert len(said(ledger, "header")) == len(said(ledger, "metadata")) == 2
+
+
+@pytest.mark.parametrize("name", ["Übergabe", "日本", "ä/ö 1", "😀"])
+def test_a_name_in_the_header_is_the_same_as_in_the_metadata(
+    client: OpenAI, server: Any, ledger: Ledger, name: str
+) -> None:
+    ask(client, HELLO, key=None, metadata={"conversation": name})
+    body = {"model": "gpt-5.5", "messages": [HELLO, {"role": "assistant", "content": "You said: Hello"}, HELLO]}
+    answered = say(server, "POST", "/v1/chat/completions", body, **{HEADER: name.encode()})
+    assert (answered.status, ledger.status()["conversations"]) == (200, 1)
+    assert [text for _, text in said(ledger, name)] == ["Hello", "You said: Hello"] * 2
+
+
+def test_a_name_in_the_header_that_is_not_in_utf_8_is_refused(server: Any, ledger: Ledger) -> None:
+    body, name = {"model": "gpt-5.5", "messages": [HELLO]}, "Übergabe".encode("latin-1")
+    refused = say(server, "POST", "/v1/chat/completions", body, **{HEADER: name})
+    assert (refused.status, refused.error["param"]) == (400, HEADER)
+    assert "not in UTF-8" in refused.error["message"]
+    assert ledger.status()["events"] == 0
 
 
 @pytest.mark.parametrize("name", ["", "x" * 201, "tenant:acme/k"])
@@ -447,6 +467,14 @@ def test_a_refusal_of_the_provider_keeps_its_status_but_never_accuses_the_key_of
     assert refuse["message"] in error["message"]
     assert f"cause {failure.cause.value}, run {failure.run_id}" in error["message"]
     assert (refused.value.response.headers.get("x-should-retry") == "false") == code.startswith("upstream_")
+
+
+@pytest.mark.parametrize("body", ["<html>", "", "[1]", '{"choices": 1}', '{"choices"', "null"])
+def test_a_body_that_cannot_be_read_is_a_502_in_the_words_of_the_api(client: OpenAI, simulator: Any, body: str) -> None:
+    simulator.add_fault(POST, reply={"text": body}, times=9)
+    with pytest.raises(openai.APIStatusError) as refused:
+        ask(client, HELLO)
+    assert (refused.value.status_code, refused.value.type) == (502, "server_error")
 
 
 def test_a_rate_limit_says_when_to_try_again(client: OpenAI, simulator: Any) -> None:

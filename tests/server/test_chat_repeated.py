@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -141,6 +142,53 @@ def test_a_question_that_was_left_is_answered_when_it_is_sent_again(
     assert post(server).status_code == 200
     assert said(ledger) == ["Hello", "You said: Hello"]
     assert len({each.exchange_id for each in of(ledger, e.RunStarted)}) == 1
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("when", ["it waits for a free place", "the run has not begun"])
+def test_a_client_that_leaves_before_its_run_starts_leaves_no_open_exchange(
+    open_api: Callable[..., Any], upstream: ChatOnly, monkeypatch: pytest.MonkeyPatch, stream: bool, when: str
+) -> None:
+    monkeypatch.setattr("threadledger.adapters.server.runner.EXCHANGES_AT_ONCE", 1)
+    server = open_api(retries=0)
+    ledger, runner = server.served.ledger, server.served.runner
+    held = threading.Event()
+    with ThreadPoolExecutor(1) as pool, upstream.held():
+        if when == "it waits for a free place":
+            first = pool.submit(post, server, {HEADER: "other"})
+            upstream.wait_for(1)
+        else:  # its task has not begun when it leaves
+            first = pool.submit(lambda: None)
+            runner._loop.call_soon_threadsafe(held.wait)
+        with sent(server, stream=stream):
+            until(lambda: any(live.key == "k" for live in [*runner._attended.values()]))
+        until(lambda: all(live.key != "k" for live in [*runner._attended.values()]))
+        held.set()
+        until(lambda: of(ledger, e.ExchangeAbandoned))
+        state = ledger.journal.require("k").state
+        assert (dict(state.open_exchanges), len(state.abandoned), of(ledger, e.RunStarted)) == ({}, 1, [])
+        upstream._released.set()
+        first.result()
+    assert post(server).status_code == 200
+    assert said(ledger) == ["Hello", "You said: Hello"]
+
+
+def test_a_server_that_stops_leaves_no_exchange_of_a_waiting_client_open(
+    open_api: Callable[..., Any], upstream: ChatOnly, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("threadledger.adapters.server.runner.EXCHANGES_AT_ONCE", 1)
+    monkeypatch.setattr("threadledger.adapters.server.runner.STOP_SECONDS", 0.0)
+    server = open_api(retries=0)
+    ledger, runner = server.served.ledger, server.served.runner
+    with ThreadPoolExecutor(2) as pool, upstream.held():
+        answers = [pool.submit(post, server, {HEADER: "other"})]
+        upstream.wait_for(1)
+        answers.append(pool.submit(post, server))
+        until(lambda: any(live.key == "k" for live in [*runner._attended.values()]))
+        runner.stop()
+        assert [each.result().status_code for each in answers] == [503, 503]
+    for key in ("other", "k"):
+        assert dict(ledger.journal.require(key).state.open_exchanges) == {}
 
 
 def test_a_run_with_another_listener_goes_on(server: Any, ledger: Ledger, upstream: ChatOnly) -> None:

@@ -18,6 +18,9 @@ from urllib.parse import urlsplit
 import pytest
 from openai import OpenAI
 
+from threadledger.adapters.server import require_path
+from threadledger.domain.errors import InvalidSettings
+
 from .speaking import SECONDS_MAX, accepts, connected, head, read, until
 
 COMMAND = "from threadledger.cli import main; raise SystemExit(main())"
@@ -109,6 +112,35 @@ def test_a_second_signal_ends_it_at_once() -> None:
     assert server.process.returncode == 130
 
 
+ROOT_PATHS = (
+    "/a?b",
+    "/a#b",
+    "/a\nb",
+    "/a\x7fb",
+    "/a b",
+    "/ä",
+    "//a",
+    "/a//b",
+    "/a/../b",
+    "/.",
+    "/a%2",
+    "/a\\b",
+    "/<a>",
+    "http://a",
+)
+
+
+@pytest.mark.parametrize("path", ["", "/", "/ledger", "/ledger/", "/a/b-1.2_3~/...", "/a%20b", "/(a);b=1,2"])
+def test_the_beginning_of_a_path_is_a_root_path(path: str) -> None:
+    require_path(path)
+
+
+@pytest.mark.parametrize("path", ROOT_PATHS)
+def test_nothing_else_is_a_root_path(path: str) -> None:
+    with pytest.raises(InvalidSettings, match="is not the beginning of a URL's path: give one like /ledger"):
+        require_path(path)
+
+
 @pytest.mark.parametrize(
     ("options", "code", "words"),
     [
@@ -116,6 +148,7 @@ def test_a_second_signal_ends_it_at_once() -> None:
         (("--host", "::"), 2, "without a key"),
         (("--port", "70000"), 2, "70000 is not in the range"),
         (("--root-path", "ledger"), 2, "give one like /ledger"),
+        (("--root-path", "/a?b"), 2, "give one like /ledger"),
         (("--host", "203.0.113.1.invalid"), 2, "without a key"),
         (("nothing",), 2, "there is no command 'nothing'"),
     ],
@@ -128,6 +161,22 @@ def test_it_does_not_start_with_options_that_cannot_be_used(
     assert main(["serve", *options]) == code
     done = capsys.readouterr()
     assert (done.out, words in done.err, "Traceback" in done.err) == ("", True, False)
+    assert not Path("threadledger.db").exists() or "--root-path" not in options
+
+
+@pytest.mark.parametrize(
+    "host", ["unknown.invalid", "a" * 70 + ".invalid", "a b", "::zz", "[::1]", "127.0.0.1%nowhere", "a\0b"]
+)
+def test_a_host_that_cannot_be_found_is_refused_in_one_sentence(host: str, capsys: pytest.CaptureFixture[str]) -> None:
+    from threadledger.cli import main
+
+    assert main(["serve", "keys", "add", "shop"]) == 0  # without a key, it would not listen there
+    capsys.readouterr()
+    assert main(["serve", "--port", "0", "--host", host]) == 1
+    done = capsys.readouterr()
+    assert (done.out, done.err.count("\n")) == ("", 1)
+    assert done.err.startswith("threadledger: the server cannot listen on ")
+    assert done.err.endswith("; choose another host or port, with --host or --port\n")
 
 
 def test_a_taken_port_and_an_unknown_backend_are_refused_in_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
