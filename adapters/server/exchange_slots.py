@@ -66,6 +66,18 @@ class ExchangeSlots:
         for begin in begun:
             begin()
 
+    def withdraw(self, key: str, begin: Begin) -> bool:
+        """Take something out of its queue, with what it has of a share; return whether it was in one."""
+        with self._lock:
+            if _taken_out(self._above, key, begin):
+                return True
+            if not _taken_out(self._within, key, begin):
+                return False
+            begun = self._returned(key)
+        for each in begun:
+            each()
+        return True
+
     def _has_slot(self, key: str, begin: Begin) -> bool:
         """Take a slot, or queue what waits for one."""
         if not self._free:
@@ -98,3 +110,13 @@ class ExchangeSlots:
         if not queue:
             del self._above[key]
         return [begin] if self._has_slot(key, begin) else []
+
+
+def _taken_out(queues: dict[str, Queue], key: str, begin: Begin) -> bool:
+    queue = queues.get(key)
+    if not queue or begin not in queue:
+        return False
+    queue.remove(begin)
+    if not queue:
+        del queues[key]
+    return True

@@ -36,13 +36,17 @@ class LiveRun:
     """Whether it was interrupted, or is to end without a beginning."""
     ended: threading.Event = field(default_factory=threading.Event)
     """Set when nothing of it is in progress any more."""
+    begin: Callable[[], None] = lambda: None
+    """What begins it when it has a slot."""
     has_begun: bool = False
     """Whether it has a slot: before that, it waits."""
+    has_left: bool = False
+    """Whether it was taken out of the queue for a slot."""
     seen_version: int = 0
     """Version of the conversation at which it was open, when that was last read."""
 
     def interrupt(self, error: BaseException) -> None:
-        """Raise an error where it waits, or keep it from beginning."""
+        """Raise an error where it waits for something, or keep it from beginning."""
         self.is_cancelled = True
         self.interruption.interrupt(error)
 

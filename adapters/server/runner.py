@@ -147,7 +147,8 @@ class Runner:
             live = self._live[exchange_id] = self._new(key, exchange_id, share)
             self._running.add(live)
         begin = partial(self._begin, live, before, partial(self._run, live, actor, stream, new))
-        self._slots.enter(share, partial(self._threads.submit, begin))
+        live.begin = partial(self._threads.submit, begin)
+        self._slots.enter(share, live.begin)
         return live
 
     def live(self, exchange_id: str) -> LiveRun | None:
@@ -180,8 +181,8 @@ class Runner:
         if before is not None:
             self.give_back(share)
         else:
-            begin = partial(self._threads.submit, partial(self._attend, name, live, exchange))
-            self._slots.enter(share, begin, reserved=True)
+            live.begin = partial(self._threads.submit, partial(self._attend, name, live, exchange))
+            self._slots.enter(share, live.begin, reserved=True)
         return live
 
     def join(self, name: str) -> LiveRun | None:
@@ -200,7 +201,7 @@ class Runner:
             if is_left and self._attended.get(name) is live:
                 del self._attended[name]
         if is_left and not live.is_over:
-            live.interrupt(ListenerLeft())
+            self._interrupt(live, ListenerLeft())
 
     def is_attended(self, exchange_id: str) -> bool:
         """Return whether this process runs an exchange for those who listen to it."""
@@ -225,7 +226,7 @@ class Runner:
             attended = (each for each in self._attended.values() if each.exchange_id == exchange_id)
             live = self._live.get(exchange_id) or next(attended, None)
         if live is not None:
-            live.interrupt(Interrupted())
+            self._interrupt(live, Interrupted())
 
     def sent(self, request_key: str) -> None:
         """Note that the response to a request was sent completely."""
@@ -294,10 +295,18 @@ class Runner:
                     del self._attended[name]
             self._leave(live)
 
+    def _interrupt(self, what: LiveRun | Interruption, error: BaseException) -> None:
+        """Break something off; what waits for a slot ends without one."""
+        what.interrupt(error)
+        if isinstance(what, LiveRun) and self._slots.withdraw(what.share, what.begin):
+            what.has_left = True
+            what.begin()
+
     def _leave(self, live: LiveRun) -> None:
         """End what has run, so that another one gets its slot."""
         live.end()
-        self._slots.leave(live.share)
+        if not live.has_left:
+            self._slots.leave(live.share)
         with self._changed:
             self._running.discard(live)
             self._changed.notify_all()
@@ -361,7 +370,7 @@ class Runner:
             self._changed.wait_for(lambda: not self._running, grace_seconds)
             left = [*self._running]
         for each in left:
-            each.interrupt(Interrupted())
+            self._interrupt(each, Interrupted())
         with self._changed:
             self._changed.wait_for(lambda: not self._running, LEAVE_SECONDS)
 
@@ -422,7 +431,7 @@ class Runner:
                 continue
             logger.info("exchange %s of %r has ended elsewhere, and is not continued", live.exchange_id, live.key)
             self._note_end(stream_of(live.key), live.exchange_id)
-            live.interrupt(Interrupted())
+            self._interrupt(live, Interrupted())
 
     def _was_ended(self, live: LiveRun, head: StreamHead) -> bool:
         """Return whether an exchange was cancelled, or its conversation deleted; what its own task ends has ended otherwise."""

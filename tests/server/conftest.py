@@ -12,6 +12,7 @@ from openai import OpenAI
 
 from threadledger.adapters import load_settings
 from threadledger.adapters.server import Served, Server, ServeSettings, open_server
+from threadledger.adapters.server.limits import ServerLimits
 from threadledger.adapters.server.runner import Runner
 from threadledger.domain.ledger import Ledger
 
@@ -102,12 +103,12 @@ def open_api(upstream: ChatOnly, db_url: str) -> Iterator[Callable[..., Server]]
 
     opened: list[Any] = []
 
-    def start(config: str = "", **settings: Any) -> Server:
+    def start(config: str = "", limits: ServerLimits | None = None, **settings: Any) -> Server:
         Path("threadledger.toml").write_text(config, encoding="utf-8")
         given = {"db": db_url, "openai_api_key": "sk-test", "openai_base_url": upstream.base_url, "threads": "none"}
         loaded = load_settings(**given | {"backends": ("chat",)} | settings)
         ledger = open_ledger(loaded, wait=lambda seconds: None)
-        server = open_server(ledger, loaded, port=0).start()
+        server = open_server(ledger, loaded, port=0, limits=limits).start()
         opened.extend([ledger.close, server.stop])
         return server
 

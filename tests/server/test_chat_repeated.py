@@ -13,6 +13,7 @@ from typing import Any
 import httpx2
 import pytest
 
+from threadledger.adapters.server.limits import ServerLimits
 from threadledger.domain.conversation import events as e
 from threadledger.domain.conversation.messages import Message, Role
 from threadledger.domain.ledger import Ledger
@@ -149,17 +150,16 @@ def test_a_question_that_was_left_is_answered_when_it_is_sent_again(
 def test_a_client_that_leaves_before_its_run_starts_leaves_no_open_exchange(
     open_api: Callable[..., Any], upstream: ChatOnly, monkeypatch: pytest.MonkeyPatch, stream: bool, when: str
 ) -> None:
-    monkeypatch.setattr("threadledger.adapters.server.runner.EXCHANGES_AT_ONCE", 1)
-    server = open_api(retries=0)
+    server = open_api(retries=0, limits=ServerLimits(exchanges=1))
     ledger, runner = server.served.ledger, server.served.runner
-    held = threading.Event()
+    held, submit = threading.Event(), runner._threads.submit
     with ThreadPoolExecutor(1) as pool, upstream.held():
         if when == "it waits for a free place":
             first = pool.submit(post, server, {HEADER: "other"})
             upstream.wait_for(1)
-        else:  # its task has not begun when it leaves
+        else:  # its thread has not begun when it leaves
             first = pool.submit(lambda: None)
-            runner._loop.call_soon_threadsafe(held.wait)
+            monkeypatch.setattr(runner._threads, "submit", lambda work: submit(lambda: (held.wait(), work())))
         with sent(server, stream=stream):
             until(lambda: any(live.key == "k" for live in [*runner._attended.values()]))
         until(lambda: all(live.key != "k" for live in [*runner._attended.values()]))
@@ -176,9 +176,8 @@ def test_a_client_that_leaves_before_its_run_starts_leaves_no_open_exchange(
 def test_a_server_that_stops_leaves_no_exchange_of_a_waiting_client_open(
     open_api: Callable[..., Any], upstream: ChatOnly, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("threadledger.adapters.server.runner.EXCHANGES_AT_ONCE", 1)
     monkeypatch.setattr("threadledger.adapters.server.runner.STOP_SECONDS", 0.0)
-    server = open_api(retries=0)
+    server = open_api(retries=0, limits=ServerLimits(exchanges=1))
     ledger, runner = server.served.ledger, server.served.runner
     with ThreadPoolExecutor(2) as pool, upstream.held():
         answers = [pool.submit(post, server, {HEADER: "other"})]

@@ -139,6 +139,11 @@ def test_free_slots_go_to_the_keys_in_turns() -> None:
     for name in ("a0", "a1", "a2", "a3", "a4", "b1", "b2", "c1"):
         slots.enter(name[0], partial(begun.append, name))
     assert begun == ["a0"]
+    above, within = partial(begun.append, "a5"), partial(begun.append, "b3")
+    for begin in (above, within):
+        slots.enter(begin.args[0][0], begin)
+        assert slots.withdraw(begin.args[0][0], begin)
+        assert not slots.withdraw(begin.args[0][0], begin)
     for number in range(8):
         slots.leave(begun[number][0])
     assert begun == ["a0", "a1", "b1", "c1", "a2", "b2", "a3", "a4"]
