@@ -6,12 +6,15 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from threading import Event, Lock, Semaphore
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from .drivers import Wait, performed, stream
 from .effects import Effect, Effects, Work
 
+T = TypeVar("T")
+
 _here = threading.local()
+"""Has the interruption of what this thread performs."""
 
 
 class Interrupted(BaseException):
@@ -42,16 +45,19 @@ class Interruption:
                 with suppress(OSError):  # the connection has ended meanwhile
                     self._wake()
 
-    def perform(self, effects: Effects[Any], put: Callable[[Any], None]) -> None:
-        """Perform effects in this thread, and pass their stream parts on.
+    def perform(self, effects: Effects[T], put: Callable[[Any], None] = lambda _: None) -> T:
+        """Perform effects in this thread, pass their stream parts on, and return their value.
 
         Raises:
             Interrupted: they have ended because of it, or because their listener has left.
         """
+        parts = stream(effects, self._wait, self._performed)
         _here.interruption = self
         try:
-            for part in stream(effects, self._wait, self._performed):
-                put(part)
+            while True:
+                put(next(parts))
+        except StopIteration as end:
+            return cast("T", end.value)
         except GeneratorExit:  # the listener has left
             raise Interrupted from None
         finally:

@@ -1,4 +1,4 @@
-"""Two drivers, one meaning: whatever effects ask for is performed in the same order, awaited or at once."""
+"""Three drivers, one meaning: whatever effects ask for is performed in the same order, awaited or at once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from threadledger.domain.effects import AsyncDriver, Call, Effects, Emit, Pause, Use, attended, perform, stream, work
+from threadledger.domain.effects import (
+    AsyncDriver,
+    Call,
+    Effects,
+    Emit,
+    Interrupted,
+    Interruption,
+    ListenerLeft,
+    Pause,
+    Use,
+    attended,
+    perform,
+    stream,
+    waking,
+    work,
+)
 from threadledger.domain.effects.effects import Work
 from threadledger.domain.exchange import Delta
 
@@ -46,15 +61,17 @@ def raising(error: BaseException) -> Any:
 
 
 class World:
-    """One of the two drivers, with the same face: `all_of` performs, `heard` stops listening after so many parts."""
+    """One of the drivers, with the same face: `all_of` performs, `heard` stops listening after so many parts."""
 
     def __init__(self, name: str, pool: ThreadPoolExecutor) -> None:
-        self.waits = name == "awaited"
+        self.waits, self.can_be_interrupted = name == "awaited", name == "interruptible"
         self.pool = pool
 
     def all_of(self, effects: Effects[Any]) -> Any:
         if self.waits:
             return asyncio.run(AsyncDriver(self.pool).perform(effects))
+        if self.can_be_interrupted:
+            return self.pool.submit(Interruption().perform, effects).result()
         return perform(effects, lambda _: None)
 
     def stream(self, effects: Effects[Any], parts: int | None = None) -> list[str]:
@@ -79,8 +96,14 @@ class World:
         return texts
 
 
-@pytest.fixture(params=["at once", "awaited"])
+@pytest.fixture(params=["at once", "awaited", "interruptible"])
 def world(request: pytest.FixtureRequest, pool: ThreadPoolExecutor) -> World:
+    return World(request.param, pool)
+
+
+@pytest.fixture(params=["at once", "awaited"])
+def left_world(request: pytest.FixtureRequest, pool: ThreadPoolExecutor) -> World:
+    """A driver whose listener may stop listening."""
     return World(request.param, pool)
 
 
@@ -124,7 +147,7 @@ def test_what_the_effects_do_not_catch_goes_on_up(world: World, make: Callable[.
     assert cleaned == ["cleaned"]
 
 
-def test_what_is_told_is_handed_over_before_the_next_effect_is_performed(world: World) -> None:
+def test_what_is_told_is_handed_over_before_the_next_effect_is_performed(left_world: World) -> None:
     done: list[str] = []
 
     def effects() -> Effects[None]:
@@ -133,7 +156,7 @@ def test_what_is_told_is_handed_over_before_the_next_effect_is_performed(world: 
         yield said("two")
         yield from work(lambda: done.append("after two"))
 
-    assert world.stream(effects(), parts=2) == ["one", "two"]
+    assert left_world.stream(effects(), parts=2) == ["one", "two"]
     assert done == ["after one"]
 
 
@@ -241,7 +264,7 @@ def nested(effects: Effects[Any]) -> Effects[Any]:
     return (yield from effects)
 
 
-def test_effects_whose_listener_goes_clean_up_and_tell_nobody_any_more(world: World) -> None:
+def test_effects_whose_listener_goes_clean_up_and_tell_nobody_any_more(left_world: World) -> None:
     done: list[str] = []
 
     def effects() -> Effects[None]:
@@ -254,11 +277,11 @@ def test_effects_whose_listener_goes_clean_up_and_tell_nobody_any_more(world: Wo
             yield Pause(0.0)
             yield from work(lambda: done.append("worked"))
 
-    assert world.stream(nested(nested(effects())), parts=1) == ["one"]
+    assert left_world.stream(nested(nested(effects())), parts=1) == ["one"]
     assert done == ["called", "worked"]
 
 
-def test_effects_may_go_on_to_their_end_after_the_listener_has_gone(world: World) -> None:
+def test_effects_may_go_on_to_their_end_after_the_listener_has_gone(left_world: World) -> None:
     done: list[str] = []
 
     def effects() -> Effects[None]:
@@ -267,11 +290,11 @@ def test_effects_may_go_on_to_their_end_after_the_listener_has_gone(world: World
         except BaseException:  # noqa: BLE001 - this one goes on whatever comes
             yield from work(lambda: done.append("went on"))
 
-    assert world.stream(nested(effects()), parts=1) == ["one"]
+    assert left_world.stream(nested(effects()), parts=1) == ["one"]
     assert done == ["went on"]
 
 
-def test_an_error_while_cleaning_up_is_not_swallowed(world: World) -> None:
+def test_an_error_while_cleaning_up_is_not_swallowed(left_world: World) -> None:
     def effects() -> Effects[None]:
         try:
             yield said("one")
@@ -279,7 +302,7 @@ def test_an_error_while_cleaning_up_is_not_swallowed(world: World) -> None:
             yield from work(lambda: raising(Broken("while cleaning up")))
 
     with pytest.raises(Broken, match="while cleaning up"):
-        world.stream(nested(effects()), parts=1)
+        left_world.stream(nested(effects()), parts=1)
 
 
 def test_a_loop_that_breaks_off_has_its_stream_cleaned_up(pool: ThreadPoolExecutor) -> None:
@@ -463,14 +486,14 @@ def test_attended_effects_hear_what_is_raised_after_one_of_them_and_clean_up(wor
     assert done == ["cleaned"]
 
 
-def test_an_attended_effect_may_be_changed_before_it_is_performed(world: World) -> None:
+def test_an_attended_effect_may_be_changed_before_it_is_performed(left_world: World) -> None:
     def effects() -> Effects[None]:
         yield said("one")
 
     def nothing(effect: Any) -> Effects[None]:
         yield from ()
 
-    assert world.stream(attended(effects(), nothing, lambda effect: said(effect.part.text.upper()))) == ["ONE"]
+    assert left_world.stream(attended(effects(), nothing, lambda effect: said(effect.part.text.upper()))) == ["ONE"]
 
 
 # Any script
@@ -543,3 +566,109 @@ def test_both_drivers_perform_the_same_in_the_same_order(
     assert outcome(lambda effects: at_once.stream(effects, parts), script) == outcome(
         lambda effects: awaited.stream(effects, parts), script
     )
+
+
+# Interrupted by another thread
+
+
+class Interrupting:
+    """Effects that another thread interrupts at a moment, and what happened to them."""
+
+    def __init__(self, pool: ThreadPoolExecutor) -> None:
+        self.interruption = Interruption()
+        self.pool = pool
+        self.seen: list[str] = []
+
+    def interrupt(self, error: BaseException | None = None) -> None:
+        self.pool.submit(self.interruption.interrupt, error or Interrupted()).result()
+
+    def of(self, *effects: Any) -> list[str]:
+        """Perform effects one after the other; return what happened to each, and to the clean-up at their end."""
+
+        def all_of() -> Effects[None]:
+            try:
+                for number, effect in enumerate(effects):
+                    yield effect
+                    self.seen.append(f"{number} done")
+            except BaseException as error:
+                self.seen.append(type(error).__name__)
+                yield Pause(0.0)  # what it does to end is not interrupted again
+                yield from work(lambda: self.seen.append("cleaned"))
+                raise
+
+        with pytest.raises(BaseException):  # noqa: B017 - what is raised is in `seen`
+            self.interruption.perform(all_of())
+        return self.seen
+
+
+@pytest.fixture
+def interrupting(pool: ThreadPoolExecutor) -> Interrupting:
+    return Interrupting(pool)
+
+
+def test_effects_that_were_interrupted_before_they_begin_wait_for_nothing(interrupting: Interrupting) -> None:
+    interrupting.interrupt()
+    assert interrupting.of(called(lambda: interrupting.seen.append("called"))) == ["Interrupted", "cleaned"]
+
+
+def test_a_pause_is_interrupted(interrupting: Interrupting) -> None:
+    interrupting.pool.submit(interrupting.interrupt)
+    assert interrupting.of(Pause(600.0)) == ["Interrupted", "cleaned"]
+
+
+def test_work_on_the_ledger_is_not_interrupted(interrupting: Interrupting) -> None:
+    assert interrupting.of(Work(interrupting.interrupt), Work(lambda: None), said("a"), Pause(0.0)) == [
+        *("0 done", "1 done", "2 done"),
+        *("Interrupted", "cleaned"),
+    ]
+
+
+def test_a_call_that_has_ended_meanwhile_keeps_its_result(interrupting: Interrupting) -> None:
+    assert interrupting.of(called(interrupting.interrupt), Work(lambda: None), Pause(0.0)) == [
+        *("0 done", "1 done"),
+        *("Interrupted", "cleaned"),
+    ]
+
+
+def test_a_call_that_was_woken_raises_what_has_interrupted_it(interrupting: Interrupting) -> None:
+    woken = threading.Event()
+
+    def call() -> None:
+        with waking(woken.set):
+            interrupting.pool.submit(interrupting.interrupt, ListenerLeft())
+            assert woken.wait(60.0)
+            raise ConnectionError("the connection was closed")
+
+    assert interrupting.of(called(call)) == ["ListenerLeft", "cleaned"]
+
+
+def test_a_call_that_begins_to_wait_after_the_interruption_does_not_wait(interrupting: Interrupting) -> None:
+    def call() -> None:
+        interrupting.interrupt()
+        with waking(lambda: None):
+            interrupting.seen.append("waited")
+
+    assert interrupting.of(called(call)) == ["Interrupted", "cleaned"]
+
+
+def test_what_no_one_can_interrupt_waits_as_always() -> None:
+    with waking(lambda: None):
+        pass
+
+
+def test_database_work_of_many_threads_is_done_by_a_few_at_a_time() -> None:
+    working, most = threading.Semaphore(2), 4
+    at_once, lock, met = [0], threading.Lock(), threading.Barrier(2)
+
+    def do() -> int:
+        with lock:
+            at_once[0] += 1
+            seen = at_once[0]
+        met.wait(60.0)
+        with lock:
+            at_once[0] -= 1
+        return seen
+
+    with ThreadPoolExecutor(most) as threads:
+        found = [threads.submit(Interruption(working).perform, work(do)) for _ in range(most)]
+        assert max(each.result() for each in found) == 2
