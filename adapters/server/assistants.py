@@ -15,7 +15,7 @@ from ..wire import Json, bodies, objects
 from ..wire.errors import no_such
 from ..wire.pages import not_in_list
 from ..wire.validation import required_string
-from .calls import Handler, Served, ServedCall
+from .calls import Handler, Served, ServedCall, deleted_once
 from .hosted_tools import checked_resources, checked_tools
 from .ids import new_id
 from .pages import PageQuery, page_of
@@ -73,9 +73,12 @@ def list_assistants(served: Served, call: ServedCall) -> Json:
 def delete_assistant(served: Served, call: ServedCall) -> Json:
     """Delete an assistant (DELETE /assistants/{assistant_id}); runs that used it remain."""
     assistant_id = call.ids["assistant_id"]
-    if not _assistants(served, call).delete(call.caller.tenant, assistant_id):
-        raise no_such("assistant", assistant_id)
-    return objects.deletion(assistant_id, "assistant.deleted")
+
+    def delete_now() -> None:
+        if not _assistants(served, call).delete(call.caller.tenant, assistant_id, call.also):
+            raise no_such("assistant", assistant_id)
+
+    return deleted_once(served, call, delete_now, objects.deletion(assistant_id, "assistant.deleted"))
 
 
 HANDLERS_OF_ASSISTANTS: Mapping[str, Handler] = {

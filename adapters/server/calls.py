@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from threading import Event
 from typing import TYPE_CHECKING
 
 from threadledger.domain.ledger import Ledger
 
-from ..wire import EventStream, Json, RouteCall
+from ..wire import ApiError, EventStream, Json, RouteCall
 
 if TYPE_CHECKING:
     from threadledger.domain.journal import Also, Journal
@@ -89,6 +90,22 @@ class Served:
         """Return the journal whose events carry the caller as their actor."""
         journal = self.ledger.journal
         return journal if caller.actor is None else journal.as_actor(caller.actor, reserved=True)
+
+
+def deleted_once(served: Served, call: ServedCall, delete: Callable[[], None], answer: Json) -> Json:
+    """Delete what a request names, and return its answer; the same request again gets the same answer.
+
+    `delete` writes `call.also` in the transaction of the deletion, and raises a 404 if there is nothing to delete.
+    """
+    try:
+        if not call.stored:
+            delete()
+    except ApiError as error:
+        notes = served.runner.notes
+        is_done = call.repeated and notes.fingerprint_of(call.request_key) == call.fingerprint  # at the same time
+        if error.status != HTTPStatus.NOT_FOUND or not is_done:
+            raise
+    return answer
 
 
 Handler = Callable[[Served, ServedCall], Json | EventStream]

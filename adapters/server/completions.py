@@ -18,7 +18,7 @@ from ..wire import Json, objects, validation
 from ..wire.errors import not_found
 from ..wire.pages import not_in_list
 from . import tenants
-from .calls import Handler, Served, ServedCall
+from .calls import Handler, Served, ServedCall, deleted_once
 from .chat_objects import FoundAnswer, completion_object
 from .pages import PageQuery, page_of
 
@@ -91,16 +91,19 @@ def modify(served: Served, call: ServedCall) -> Json:
 
 def delete(served: Served, call: ServedCall) -> Json:
     """Delete a stored completion; its messages remain in their conversation (DELETE /chat/completions/{completion_id})."""
-    found, name = find_completion(served, call), call.ids["completion_id"]
+    name = call.ids["completion_id"]
 
     def decide(conversation: Conversation) -> None:
         delete_completion(conversation, name)
 
-    try:
-        found.journal.commit(found.key, decide)
-    except ConversationNotFound:
-        raise not_found("Chat completion", name) from None
-    return objects.deletion(name, "chat.completion.deleted")
+    def delete_now() -> None:
+        found = find_completion(served, call)
+        try:
+            found.journal.commit(found.key, decide, also=call.also)
+        except ConversationNotFound:
+            raise not_found("Chat completion", name) from None
+
+    return deleted_once(served, call, delete_now, objects.deletion(name, "chat.completion.deleted"))
 
 
 def list_(served: Served, call: ServedCall) -> Json:

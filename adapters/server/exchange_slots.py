@@ -1,4 +1,4 @@
-"""Share the exchanges that a server runs at a time among its keys, so that no key keeps the others from running theirs."""
+"""Count the exchanges that run in a server, and divide them among its keys, so that no key keeps others from running theirs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Queue = deque[Begin]
 
 
 class ExchangeSlots:
-    """Let each key run up to `per_key` exchanges, and all keys together up to `most`.
+    """Hold the exchanges of each key that run or wait: up to `per_key` of a key run at a time, and `most` of all keys.
 
     What is above the share of its key waits without a slot. What is within its share and finds no slot gets the next free
     one in turns: one exchange of each key. Starting and ending an exchange cost the same however many wait. Its methods may be

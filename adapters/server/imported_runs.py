@@ -99,7 +99,7 @@ class ImportedRun:
 
     def _messages(self) -> Iterator[e.MessageJournaled]:
         lookups = self.thread.lookups()
-        for version in _versions(self.thread, self.name):
+        for version in versions_named(self.thread, self.name):
             event = lookups.event(version)
             if isinstance(event, e.MessageJournaled) and event.origin.get("run_id") == self.name:
                 yield event
@@ -108,7 +108,7 @@ class ImportedRun:
 def imported_run(thread: FoundThread, run_id: str) -> ImportedRun | None:
     """Return an imported run of a thread by its id; None if the thread has none, or if no dump had it."""
     lookups = thread.lookups()
-    for version in _versions(thread, run_id):
+    for version in versions_named(thread, run_id):
         event = lookups.event(version)
         runs = runs_in(thread, event) if isinstance(event, Holder) else []
         found = next((run for run in runs if run.name == run_id), None)
@@ -134,7 +134,8 @@ def _as_given(facts: Mapping[str, Any], shown: Json) -> Json:
     return objects.run_step(facts["id"], 0, shown, {"type": "tool_calls", **details}) | {**facts}
 
 
-def _versions(thread: FoundThread, run_id: str) -> list[int]:
+def versions_named(thread: FoundThread, run_id: str) -> list[int]:
+    """Return the versions of the events that an import stored with the id of a run."""
     places = thread.journal.addressed([run_id]).get(run_id, ())
     return sorted({version for stream, version in places if stream == thread.stream})
 

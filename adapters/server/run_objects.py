@@ -55,6 +55,9 @@ class ServedRun:
     """Id of the run with which the exchange was run again, if this is that run; empty for the first time."""
     created_at: datetime | None = None
     requested: e.ExchangeRequested | None = None
+    """Its first request."""
+    is_of_client: bool = False
+    """Whether its newest request is that of a client which calls the functions itself, and continues it or never does."""
     started: list[e.RunStarted] = field(default_factory=list)
     said: list[SaidMessage] = field(default_factory=list)
     results: dict[str, str] = field(default_factory=dict)
@@ -96,7 +99,17 @@ class ServedRun:
     @property
     def pending(self) -> list[str]:
         """Return the ids of the calls whose results are missing."""
-        return [] if self.ended else [each for each in self.waits_for if each not in self.results]
+        if self.ended:
+            return []
+        wanted = self.waits_for or self._calls_of_client()
+        return [each for each in wanted if each not in self.results]
+
+    def _calls_of_client(self) -> Sequence[str]:
+        """Return the ids of the calls with which the newest attempt ended, if a client was given them."""
+        if not self.is_of_client or not self.of_calls or self.started[-1].run_id != self.of_calls:
+            return ()
+        said = (each.message for each in self.said if each.event.run_id == self.of_calls)
+        return [call.id for message in said for call in message.calls()]
 
     @property
     def status(self) -> str:
@@ -154,7 +167,9 @@ def _take(run: ServedRun, event: e.Event) -> bool:
         case _ if run.ended:
             return False
         case e.ExchangeRequested() if own:
-            run.requested, run.created_at = event, event.timestamp
+            if run.requested is None:
+                run.requested, run.created_at = event, event.timestamp
+            run.is_of_client = not event.background
             run.version = run.version or event.originator_version
         case e.RunStarted() if own and not event.shadow:
             run.started.append(event)
@@ -191,6 +206,8 @@ def _said(run: ServedRun, event: e.MessageJournaled) -> None:
 
 def _how_it_failed(run: ServedRun, event: e.ExchangeAbandoned) -> str:
     if run.deadline is not None and to_iso(event.timestamp) >= run.deadline:
+        return "expired"
+    if run.pending and run.is_of_client:  # their results did not arrive
         return "expired"
     if run.failed is None:
         return "failed"

@@ -96,15 +96,17 @@ class _Said:
         yield "thread.message.created", message
         yield "thread.message.in_progress", message
 
-    def _give_up(self) -> Iterator[Event]:
-        """Yield the end of a message whose run has failed, so that another one begins."""
+    def _give_up(self, status: str = "failed") -> Iterator[Event]:
+        """Yield the end of a message whose run has failed, so that another one begins, or was cancelled or has expired."""
         if self.message_id is None:
             return
         said = [objects.text_part("".join(self.text))]
-        left = {"incomplete_at": seconds(now()), "incomplete_details": {"reason": "run_failed"}}
+        left = {"incomplete_at": seconds(now()), "incomplete_details": {"reason": f"run_{status}"}}
         yield "thread.message.incomplete", self._message("incomplete", said) | left
-        error = {"code": "server_error", "message": "the attempt failed, and another one follows"}
-        yield "thread.run.step.failed", self._step("failed") | {"failed_at": seconds(now()), "last_error": error}
+        ended: Json = {f"{status}_at": seconds(now())}
+        if status == "failed":
+            ended["last_error"] = {"code": "server_error", "message": "the attempt failed"}
+        yield f"thread.run.step.{status}", self._step(status) | ended
         self.message_id, self.text = None, []
 
     def _step(self, status: str) -> Json:
@@ -122,11 +124,16 @@ class _Said:
         from .runs import found_again
 
         found = found_again(served, self.found)
+        if found.run.created_at is None:  # the thread was deleted, and its runs with it
+            yield from self._give_up("cancelled")
+            ended = {"status": "cancelled", "cancelled_at": seconds(now()), "expires_at": None, "required_action": None}
+            yield from self._ended(self.shown | ended | {"usage": objects.token_usage(0, 0)})
+            return
         shown = found.object()
         steps = list(steps_of(found.run, shown))
         written = {each.event.message_id for each in found.run.said}
         if self.message_id is not None and self.message_id not in written:
-            yield from self._give_up()
+            yield from self._give_up(found.run.ended if found.run.ended in {"cancelled", "expired"} else "failed")
         for each in found.run.said:
             if each.event.originator_version <= self.found.run.newest_version:
                 continue  # the client has it from an earlier stream
@@ -137,6 +144,10 @@ class _Said:
                     yield from self._finished(found, message_id, step)
                 else:
                     yield from events.tool_step_events(step)
+        yield from self._ended(shown)
+
+    def _ended(self, shown: Json) -> Iterator[Event]:
+        """Yield the last states of the run."""
         status = shown["status"]
         if status != "queued":
             if not self.in_progress and status != "in_progress":

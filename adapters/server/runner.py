@@ -29,7 +29,6 @@ from .exchange_slots import ExchangeSlots
 from .limits import ServerLimits
 from .live_runs import LiveRun
 from .refusals import without_text
-from .threads import requested_by
 
 if TYPE_CHECKING:
     from threadledger.domain.exchange import Answer, Exchange
@@ -447,7 +446,7 @@ class Runner:
     def _share_of(self, key: str, exchange_id: str) -> str:
         """Return the actor that has requested an exchange."""
         lookups = self._ledger.journal.lookups(key)
-        event = requested_by(lookups, exchange_id) if lookups is not None else None
+        event = lookups.request_of(exchange_id) if lookups is not None else None
         return event.actor or "" if event is not None else ""
 
     def _take_over(self) -> None:

@@ -27,7 +27,7 @@ from .calls import Handler, Served, ServedCall
 from .contents import RUN
 from .hosted_tools import checked_choice, checked_resources, checked_tools
 from .ids import new_id, uuid_in
-from .imported_runs import ImportedRun, Place, imported_run
+from .imported_runs import ImportedRun, Place, imported_run, versions_named
 from .pages import PageQuery
 from .run_objects import ServedRun, folded_rerun, folded_run, run_object, steps_of
 from .run_stream import run_stream
@@ -40,7 +40,6 @@ from .threads import (
     find_thread,
     messages_in,
     new_thread,
-    requested_by,
     thread_object,
 )
 
@@ -201,7 +200,7 @@ def _begin(served: Served, call: ServedCall, thread: FoundThread, wanted: Served
         event = _open(served, call, thread.key, wanted)
     except ConversationBusy as error:
         conversation = thread.journal.load(thread.key)
-        active = active_run(conversation.state) if conversation is not None else None
+        active = active_run(thread, conversation.state) if conversation is not None else None
         if active is None:
             raise
         raise bad_request(f"Thread {thread.thread_id} already has an active run {active}.") from error
@@ -251,8 +250,7 @@ def find_run(served: Served, call: ServedCall) -> FoundRun | ImportedRun:
         ApiError: a 404.
     """
     thread, run_id = find_thread(served, call), call.ids["run_id"]
-    name = uuid_in(RUN, run_id)
-    found = (found_run(thread, name) or _found_rerun(thread, name)) if name is not None else None
+    found = _own_run(thread, run_id)
     if found is None:
         imported = imported_run(thread, run_id)
         if imported is None:
@@ -261,6 +259,22 @@ def find_run(served: Served, call: ServedCall) -> FoundRun | ImportedRun:
     if found.run.is_overdue and served.runner.expire(thread.key, found.run.exchange_id):
         return found_again(served, found)
     return found
+
+
+def _own_run(thread: FoundThread, run_id: str) -> FoundRun | None:
+    """Return a run of this ledger by its id; None if the thread has none with this id."""
+    name = uuid_in(RUN, run_id)
+    return (found_run(thread, name) or _found_rerun(thread, name)) if name is not None else None
+
+
+def versions_of_run(thread: FoundThread, run_id: str) -> list[int]:
+    """Return the versions of the messages that a run wrote, and perhaps of others; none if there is no such run."""
+    found = _own_run(thread, run_id)
+    if found is not None:
+        return [each.event.originator_version for each in found.run.said]
+    lookups = thread.lookups()
+    named = ((version, lookups.event(version)) for version in versions_named(thread, run_id))
+    return [version for version, event in named if isinstance(event, e.MessageJournaled)]
 
 
 def found_run(thread: FoundThread, exchange_id: str) -> FoundRun | None:
@@ -280,7 +294,7 @@ def _found_rerun(thread: FoundThread, run_id: str) -> FoundRun | None:
     if started is None:
         return None
     run = folded_rerun(thread.journal.history(thread.key, started.originator_version - 1), started, thread.key)
-    run.requested = requested_by(lookups, started.exchange_id)
+    run.requested = lookups.request_of(started.exchange_id)
     return _found(thread, run)
 
 
@@ -370,6 +384,7 @@ def submit_tool_outputs(served: Served, call: ServedCall) -> Json | EventStream:
     thread, run = found.thread, found.run
     earlier = thread.journal.keyed(thread.key, call.idempotency_key) if call.repeated else None
     if earlier is None:
+        _require_own_calls(run)
         outputs = outputs_in(call.body, run.pending)
         if run.status != "requires_action":
             raise bad_request(f'Runs in status "{run.status}" do not accept tool outputs.')
@@ -388,6 +403,20 @@ def submit_tool_outputs(served: Served, call: ServedCall) -> Json | EventStream:
         return shown
     steps = [each for each in steps_of(found.run, shown) if each["type"] == "tool_calls"]
     return run_stream(call, served, found, live, [("thread.run.step.completed", each) for each in steps[-1:]])
+
+
+def _require_own_calls(run: ServedRun) -> None:
+    """Raise a 400 if results of the calls for which a run waits do not come from this API."""
+    if run.pending and run.is_of_client:
+        raise bad_request(
+            "This run is a chat completion: send the results of its calls to /chat/completions with the messages before them, "
+            "or cancel the run."
+        )
+    if run.pending and run.requested is None:
+        raise bad_request(
+            "This run was not created by this API, and waits for a person: decide on its calls with threadledger call, or "
+            "cancel the run."
+        )
 
 
 def outputs_in(body: Json, pending: Sequence[str]) -> dict[str, str]:

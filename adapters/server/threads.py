@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from threadledger.domain.conversation import Conversation, ConversationState, key_of, stream_of
@@ -13,6 +14,7 @@ from threadledger.domain.conversation.decisions import describe_message
 from threadledger.domain.conversation.listing import ConversationFilter, ListOrder
 from threadledger.domain.conversation.messages import JournaledMessage, Message, restore_message
 from threadledger.domain.errors import ConversationNotFound, IdempotencyConflict
+from threadledger.domain.exchange.served import left_to_clients
 from threadledger.domain.ids import from_iso, now
 from threadledger.domain.journal import Journal
 from threadledger.domain.journal.descriptions import description_of
@@ -22,7 +24,7 @@ from ..wire import Json, fields, objects, validation
 from ..wire.errors import bad_request, no_such
 from ..wire.pages import not_in_list
 from . import tenants
-from .calls import Handler, Served, ServedCall
+from .calls import Handler, Served, ServedCall, deleted_once
 from .contents import MESSAGE, is_shown, message_id_of, message_object, run_id_of, said, seconds, texts_in
 from .hosted_tools import checked_resources
 from .ids import new_id, uuid_in, wire_id
@@ -190,16 +192,20 @@ def modify(served: Served, call: ServedCall) -> Json:
 
 def delete(served: Served, call: ServedCall) -> Json:
     """Delete a thread: its conversation ends, and its events remain for the audit (DELETE /threads/{thread_id})."""
-    thread = find_thread(served, call)
 
     def end(conversation: Conversation) -> None:
         conversation.delete("deleted by the served API", interrupting=True)
 
-    try:
-        thread.journal.commit(thread.key, end)
-    except ConversationNotFound:
-        raise no_such("thread", thread.thread_id) from None
-    return objects.deletion(thread.thread_id, "thread.deleted")
+    def delete_now() -> None:
+        thread = find_thread(served, call)
+        try:
+            thread.journal.commit(thread.key, end, also=call.also)
+        except ConversationNotFound:
+            raise no_such("thread", thread.thread_id) from None
+        for exchange_id in thread.state.open_exchanges:
+            served.runner.cancel(thread.key, exchange_id)
+
+    return deleted_once(served, call, delete_now, objects.deletion(call.ids["thread_id"], "thread.deleted"))
 
 
 def list_(served: Served, call: ServedCall) -> Json:
@@ -245,7 +251,7 @@ def create_message(served: Served, call: ServedCall) -> Json:
             if restore_message(earlier) != message:
                 raise IdempotencyConflict(KEY_REUSED)
             return earlier
-        active = active_run(conversation.state)
+        active = active_run(thread, conversation.state)
         if active is not None:
             named = f"Can't add messages to {thread.thread_id} while a run {active} is active."
             raise bad_request(named)
@@ -257,13 +263,17 @@ def create_message(served: Served, call: ServedCall) -> Json:
     return message_object(journaled, thread.thread_id, thread.journal.read_blob, metadata=event.metadata)
 
 
-def active_run(state: ConversationState) -> str | None:
-    """Return the id of the run that is active in a thread, or None: an exchange without an answer whose time is not over."""
+def active_run(thread: FoundThread, state: ConversationState) -> str | None:
+    """Return the id of the run that is active in a thread, or None: an exchange without an answer whose time is not over.
+
+    One that waits for the client of a chat completion is not active: that client may never come back.
+    """
     moment = now()
     for exchange_id, exchange in state.open_exchanges.items():
         runs = (run for run in state.open_runs.values() if run.exchange_id == exchange_id)
         has_run = any(not run.is_overdue(moment) for run in runs)
-        if has_run or exchange.is_active(moment) or (exchange.deadline is None and exchange.waits):
+        is_active = has_run or exchange.is_active(moment) or (exchange.deadline is None and exchange.waits)
+        if is_active and exchange_id not in left_to_clients(thread.journal, thread.key, state):
             return wire_id("run_", exchange_id)
     return None
 
@@ -272,18 +282,30 @@ def list_messages(served: Served, call: ServedCall) -> Json:
     """Return a page of messages, of the thread or of one run (GET /threads/{thread_id}/messages)."""
     thread, query = find_thread(served, call), PageQuery.of(call.query)
     lookups, run_id = thread.lookups(), call.query.get("run_id")
-
-    def wanted(message: JournaledMessage) -> bool:
-        return is_shown(message) and (not run_id or run_id_of(message) == run_id)
-
     after, before = (
         _find(thread, lookups, each, name).version if each else None
         for name, each in (("after", query.after), ("before", query.before))
     )
+    if run_id:
+        first, last = (before, after) if query.newest_first else (after, before)
+        page = islice(_messages_of_run(thread, lookups, run_id, query, first, last), query.limit + 1)
+        return page_of(_objects(thread, [*page]), query)
     found, has_more = lookups.messages(
-        wanted, limit=query.limit, newest_first=query.newest_first, after=after, before=before
+        is_shown, limit=query.limit, newest_first=query.newest_first, after=after, before=before
     )
     return page_of(_objects(thread, found), query, has_more)
+
+
+def _messages_of_run(
+    thread: FoundThread, lookups: Lookups, run_id: str, query: PageQuery, first: int | None, last: int | None
+) -> Iterator[JournaledMessage]:
+    """Yield the messages that a run wrote until it ended, between two versions; the thread is not read for them."""
+    from .runs import versions_of_run
+
+    versions = sorted(versions_of_run(thread, run_id), reverse=query.reads_newest_first)
+    between = (each for each in versions if (first is None or each > first) and (last is None or each < last))
+    said = lookups.messages_at(between)
+    return (each for each in said if is_shown(each) and run_id_of(each) == run_id)
 
 
 def _objects(thread: FoundThread, messages: Sequence[JournaledMessage]) -> list[Json]:
@@ -322,16 +344,10 @@ def _assistants(thread: FoundThread, messages: Sequence[JournaledMessage]) -> di
     lookups = thread.lookups()
     found = {each.exchange_id: each for each in lookups.requests_between(min(versions), max(versions))}
     for exchange_id in wanted - found.keys():
-        event = requested_by(lookups, exchange_id)
+        event = lookups.request_of(exchange_id)
         found |= {exchange_id: event} if event is not None else {}
     names = ((name, event.request.get("assistant_id")) for name, event in found.items())
     return {name: given for name, given in names if isinstance(given, str)}
-
-
-def requested_by(lookups: Lookups, exchange_id: str) -> e.ExchangeRequested | None:
-    """Return the request that opened an exchange; None if there is none."""
-    near = (event for event in lookups.near(exchange_id) if isinstance(event, e.ExchangeRequested))
-    return next((event for event in near if event.exchange_id == exchange_id), None)
 
 
 def _find(thread: FoundThread, lookups: Lookups, message_id: str, param: str = "") -> JournaledMessage:
@@ -396,15 +412,18 @@ def modify_message(served: Served, call: ServedCall) -> Json:
 
 def delete_message(served: Served, call: ServedCall) -> Json:
     """Remove a message from memory; it remains in the log (DELETE /threads/{thread_id}/messages/{message_id})."""
-    thread = find_thread(served, call)
-    message = _find(thread, thread.lookups(), call.ids["message_id"])
 
-    def retract(conversation: Conversation) -> None:
-        conversation.retract(message.message_id, "deleted by the served API", message.version)
+    def delete_now() -> None:
+        thread = find_thread(served, call)
+        message = _find(thread, thread.lookups(), call.ids["message_id"])
 
-    thread.journal.commit(thread.key, retract)
-    served.runner.mirror(thread.key)
-    return objects.deletion(call.ids["message_id"], "thread.message.deleted")
+        def retract(conversation: Conversation) -> None:
+            conversation.retract(message.message_id, "deleted by the served API", message.version)
+
+        thread.journal.commit(thread.key, retract, also=call.also)
+        served.runner.mirror(thread.key)
+
+    return deleted_once(served, call, delete_now, objects.deletion(call.ids["message_id"], "thread.message.deleted"))
 
 
 HANDLERS_OF_THREADS: Mapping[str, Handler] = {

@@ -25,13 +25,17 @@ from .records import BranchPoint, Mode
 from .requests import SentOptions
 
 if TYPE_CHECKING:
-    from ..conversation import Conversation, Profile
+    from ..conversation import Conversation, ConversationState, Profile
     from ..conversation.messages import Parent
     from ..effects import Effects
     from ..journal import Also, Journal
+    from ..journal.lookups import Lookups
     from .answer import Answer
     from .conversing import Conversing
     from .services import Services
+
+NEWER_REQUEST = "a newer request came before the results of its tool calls"
+"""Why an exchange ends whose client was given tool calls and has not sent their results."""
 
 SECONDS_LEFT_MIN = 0.05
 """Least time limit of an exchange that is continued shortly before its deadline, in seconds."""
@@ -65,8 +69,8 @@ def requested(
 ) -> e.ExchangeRequested:
     """Open an exchange that answers the end of memory; return its event, or that of an earlier request with the same key.
 
-    The conversation is created if it does not exist. `also` gets the id of the exchange, and returns what is written in the same
-    transaction.
+    The conversation is created if it does not exist. Exchanges that wait for their client (`left_to_clients`) end in the same
+    commit. `also` gets the id of the exchange, and returns what is written in the same transaction.
 
     Raises:
         ConversationBusy: an exchange is open.
@@ -89,6 +93,8 @@ def requested(
         earlier = journal.keyed(key, wanted.idempotency_key)
         if isinstance(earlier, e.ExchangeRequested):
             return earlier
+        for name in left_to_clients(journal, key, conversation.state):
+            conversation.abandon(name, NEWER_REQUEST)
         conversation.be_free()
         wanted.journal(conversation)
         question, version = _end(journal, key, conversation)
@@ -96,6 +102,28 @@ def requested(
         return conversation.request(exchange_id, sent | place)
 
     return journal.commit(key, decide, create=True, also=also(exchange_id))
+
+
+def left_to_clients(journal: Journal, key: str, state: ConversationState) -> list[str]:
+    """Return the open exchanges whose client was given tool calls, and sends their results or never does.
+
+    Nothing runs them. They are not requested in the background, and the calls are their newest message.
+    """
+    found = {
+        name: exchange.tail_version or 0
+        for name, exchange in state.open_exchanges.items()
+        if exchange.deadline is None and exchange.tail is not None and not exchange.runs and not exchange.waits
+    }
+    lookups = journal.lookups(key) if found else None
+    return [name for name, tail in found.items() if lookups is not None and _is_left_to_client(lookups, name, tail)]
+
+
+def _is_left_to_client(lookups: Lookups, exchange_id: str, tail_version: int) -> bool:
+    newest = lookups.event(tail_version)
+    if not isinstance(newest, e.MessageJournaled) or not newest.tool_calls:
+        return False
+    request = lookups.request_of(exchange_id)
+    return request is not None and not request.background
 
 
 def _end(journal: Journal, key: str, conversation: Conversation) -> Parent:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
 from itertools import chain
 from typing import TYPE_CHECKING
@@ -53,6 +53,11 @@ class Lookups:
             if version is not None:
                 return version
         return None
+
+    def request_of(self, exchange_id: str) -> e.ExchangeRequested | None:
+        """Return the request that opened an exchange; None if there is none."""
+        near = (event for event in self.near(exchange_id) if isinstance(event, e.ExchangeRequested))
+        return next((event for event in near if event.exchange_id == exchange_id), None)
 
     def _around(self, wanted_id: str) -> Iterator[list[e.Event]]:
         """Yield the events around the time of an id in growing steps, each with those before and after the ones so far."""
@@ -140,12 +145,19 @@ class Lookups:
         Raises:
             CorruptEvent: the version is no message, or was changed.
         """
+        return next(self.messages_at([version]), None)
+
+    def messages_at(self, versions: Iterable[int]) -> Iterator[JournaledMessage]:
+        """Yield the messages of these versions that memory has, in this order; see `message`."""
         reader = self._reader()
-        found = reader.message(version)
-        try:
-            return found if reader.shows(found.message_id, version) else None
-        except VersionsMissing:
-            return None if reader.hides(found.message_id, version) else found
+        for version in versions:
+            found = reader.message(version)
+            try:
+                is_shown = reader.shows(found.message_id, version)
+            except VersionsMissing:
+                is_shown = not reader.hides(found.message_id, version)
+            if is_shown:
+                yield found
 
     def messages(
         self,

@@ -128,15 +128,18 @@ class AssistantStore:
                 return stored
         raise _overtaken(record.assistant_id)
 
-    def delete(self, tenant: str, assistant_id: str) -> bool:
-        """Delete an assistant and return whether there was one; runs that used it are unchanged."""
+    def delete(self, tenant: str, assistant_id: str, also: Also | None = None) -> bool:
+        """Delete an assistant and return whether there was one; runs that used it are unchanged.
+
+        `also` writes notes in the same transaction.
+        """
         for _ in range(DECIDE_ATTEMPTS_MAX):
             record = self.get(tenant, assistant_id)
             if record is None:
                 return False
             stream = assistant_stream(tenant, assistant_id)
             deleted = e.AssistantDeleted(originator_id=stream, assistant_id=assistant_id)
-            if self._append(deleted, record.version, record.changed_at) is not None:
+            if self._append(deleted, record.version, record.changed_at, also) is not None:
                 return True
         raise _overtaken(assistant_id)
 

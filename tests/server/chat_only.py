@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import select
+import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -14,6 +17,9 @@ from typing import Any, Self
 Json = dict[str, Any]
 
 PATH = "/v1/chat/completions"
+LOOK_SECONDS = 0.01
+"""Interval at which a held request looks whether its client has left, in seconds."""
+
 HELD_SECONDS_MAX = 60.0
 """How long a held request waits at most, so that a failing test ends."""
 
@@ -31,6 +37,8 @@ class ChatOnly:
         self.other_paths: list[str] = []
         self.calls_functions = False
         self.arguments = '{"place": "Lyon"}'
+        self.left = threading.Event()
+        """Set when a client has closed its connection while its request was held."""
         self._failures: list[int] = []
         self._released = threading.Event()
         self._released.set()
@@ -64,6 +72,10 @@ class ChatOnly:
         with self._arrived:
             assert self._arrived.wait_for(lambda: len(self.requests) >= number, HELD_SECONDS_MAX)
 
+    def wait_until_left(self) -> None:
+        """Wait until a client has closed its connection while its request is held."""
+        assert self.left.wait(HELD_SECONDS_MAX)
+
     def answer_to(self, body: Json) -> tuple[Json, str]:
         """Return the message that answers a request, and why it ends."""
         last = body["messages"][-1]
@@ -84,9 +96,13 @@ class ChatOnly:
             self._arrived.notify_all()
             return self._failures.pop(0) if self._failures else None
 
-    def wait(self) -> None:
-        """Wait until requests are not held."""
-        self._released.wait(HELD_SECONDS_MAX)
+    def wait(self, connection: socket.socket) -> None:
+        """Wait until requests are not held, or the client has closed its connection."""
+        end = time.monotonic() + HELD_SECONDS_MAX
+        while not self._released.wait(LOOK_SECONDS) and time.monotonic() < end:
+            if select.select([connection], [], [], 0)[0] and not connection.recv(1, socket.MSG_PEEK):
+                self.left.set()
+                return
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -135,7 +151,7 @@ class _Request(BaseHTTPRequestHandler):
             wants_usage = (body.get("stream_options") or {}).get("include_usage")
             self._stream(made, message, reason, usage if wants_usage else None)
             return
-        upstream.wait()
+        upstream.wait(self.connection)
         choice = {"index": 0, "message": message, "finish_reason": reason, "logprobs": None}
         self._send(200, made | {"object": "chat.completion", "choices": [choice], "usage": usage})
 
@@ -148,7 +164,7 @@ class _Request(BaseHTTPRequestHandler):
         for number, delta in enumerate(deltas):
             if number == len(deltas) // 2:
                 self.wfile.flush()
-                self.server.upstream.wait()
+                self.server.upstream.wait(self.connection)
             self._event(made | {"choices": [{"index": 0, "delta": delta, "finish_reason": None}]})
         self._event(made | {"choices": [{"index": 0, "delta": {}, "finish_reason": reason}]})
         if usage is not None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import threading
 import time
@@ -349,11 +350,31 @@ def test_a_run_of_one_server_locks_its_thread_in_the_other_which_can_cancel_it(p
         with pytest.raises(openai.BadRequestError, match=f"while a run {run.id} is active"):
             at_other.messages.create(pair.thread_id, role="user", content="And?")
         assert at_other.runs.cancel(run.id, thread_id=pair.thread_id).status == "cancelled"
-    until(lambda: "is not run here" in Path("server.log").read_text(encoding="utf-8"))
+    until(lambda: re.search("is not run here|has ended elsewhere", Path("server.log").read_text(encoding="utf-8")))
     assert pair.at_one.beta.threads.runs.retrieve(run.id, thread_id=pair.thread_id).status == "cancelled"
     assert pair.said == ["Hello"]
     assert pair.poll(pair.run()).status == "completed"
     assert pair.said == ["Hello", "You said: Hello"]
+
+
+@pytest.mark.parametrize("how", ["cancel", "delete the thread"])
+def test_a_run_that_another_server_ends_no_longer_waits_for_a_silent_provider(
+    pair: Pair, upstream: ChatOnly, how: str
+) -> None:
+    at_other = pair.at_other.beta.threads
+    with upstream.held():
+        run = pair.run()
+        upstream.wait_for(1)
+        if how == "cancel":
+            assert at_other.runs.cancel(run.id, thread_id=pair.thread_id).status == "cancelled"
+        else:
+            assert at_other.delete(pair.thread_id).deleted
+        until(lambda: "has ended elsewhere" in Path("server.log").read_text(encoding="utf-8"))
+        upstream.wait_until_left()
+    if how == "cancel":
+        assert pair.at_one.beta.threads.runs.retrieve(run.id, thread_id=pair.thread_id).status == "cancelled"
+        assert pair.poll(pair.run()).status == "completed"
+        assert pair.said == ["Hello", "You said: Hello"]
 
 
 def test_the_run_of_a_killed_server_is_continued_by_the_other(

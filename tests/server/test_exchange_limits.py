@@ -14,12 +14,14 @@ from openai import OpenAI
 
 from threadledger.adapters import load_settings, open_ledger
 from threadledger.adapters.server import open_server
+from threadledger.adapters.server.calls import Caller
 from threadledger.adapters.server.exchange_slots import ExchangeSlots
 from threadledger.adapters.server.limits import ServerLimits
 from threadledger.adapters.server.runner import UPKEEP_PAUSE_SECONDS_MAX, pause_after
 from threadledger.adapters.sql.served_notes import SqlServedNotes
 from threadledger.adapters.wire import ApiError
 from threadledger.domain.conversation import events as e
+from threadledger.domain.conversation import key_of
 from threadledger.domain.errors import StoreUnavailable
 
 from .chat_only import ChatOnly
@@ -117,7 +119,7 @@ def test_a_chat_completion_above_the_share_of_its_key_is_refused_and_stores_noth
     assert ask(one).choices[0].message.content == "You said: Hello"
 
 
-def test_a_run_that_is_cancelled_while_it_waits_takes_nothing_of_the_share(
+def test_runs_that_are_cancelled_while_they_wait_take_nothing_of_the_share(
     connect: Callable[[str], OpenAI], upstream: ChatOnly
 ) -> None:
     client = connect(OWN_KEY)
@@ -125,8 +127,8 @@ def test_a_run_that_is_cancelled_while_it_waits_takes_nothing_of_the_share(
     with upstream.held():
         first = [one.begin("first") for _ in range(PER_KEY)]
         upstream.wait_for(PER_KEY)
-        waiting = one.begin("waits")
-        client.beta.threads.runs.cancel(waiting.id, thread_id=waiting.thread_id)
+        for waiting in [one.begin("waits") for _ in range(PER_KEY)]:
+            client.beta.threads.runs.cancel(waiting.id, thread_id=waiting.thread_id)
     until(lambda: {one.status(each) for each in first} == {"completed"})
     again = [one.begin("again") for _ in range(PER_KEY + 1)]
     until(lambda: {one.status(each) for each in again} == {"completed"})
@@ -179,3 +181,15 @@ def test_upkeep_that_fails_is_logged_once_and_once_when_it_works_again(
 def test_upkeep_that_fails_is_tried_again_in_growing_intervals() -> None:
     assert [pause_after(failures, 0.5) for failures in (0, 1, 2, 3)] == [0.5, 1.0, 2.0, 4.0]
     assert pause_after(4, 0.5) == pause_after(10**6, 0.5) == UPKEEP_PAUSE_SECONDS_MAX
+
+
+def test_a_run_that_is_taken_over_counts_in_the_share_of_its_key(
+    connect: Callable[[str], OpenAI], limited: Any
+) -> None:
+    one = Runs(connect(OWN_KEY))
+    run = one.begin("Hello")
+    until(lambda: one.status(run) == "completed")
+    events = (each.event for each in limited.served.ledger.events())
+    [request] = [each for each in events if isinstance(each, e.ExchangeRequested)]
+    runner = limited.served.runner
+    assert runner._share_of(key_of(request.originator_id), request.exchange_id) == Caller("own").actor == "key:own"

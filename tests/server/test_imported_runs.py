@@ -119,6 +119,20 @@ def test_a_thread_its_messages_its_runs_and_their_steps_are_as_the_dump_had_them
     assert named(threads.messages.list("thread_old", run_id="run_four")) == ["msg_4"]
 
 
+@pytest.mark.parametrize("order", ["asc", "desc"])
+def test_the_messages_of_an_imported_run_are_listed_in_pages(threads: Any, server: Server, order: str) -> None:
+    said = [message(number, 20 + number, "assistant", "run_long" if number % 2 else None) for number in range(30, 38)]
+    grown = {**DUMP, "messages": [*DUMP["messages"], *said], "runs": [*RUNS, run("run_long", 49)]}
+    assert import_dump(server, grown) == ["extended"]
+    own = [f"msg_{number}" for number in (31, 33, 35, 37)][:: 1 if order == "asc" else -1]
+    of_run = {"run_id": "run_long", "order": order}
+    pages = threads.messages.list("thread_old", limit=3, **of_run).iter_pages()
+    assert [named(page.data) for page in pages] == [own[:3], own[3:]]
+    for place, each in enumerate(own):
+        before = threads.messages.list("thread_old", before=each, limit=2, **of_run)
+        assert (named(before.data), before.has_more) == (own[max(place - 2, 0) : place], place > 2)
+
+
 def test_a_thread_is_listed_with_the_time_and_files_that_it_had(threads: Any, client: OpenAI) -> None:
     page: Any = client.get("/threads", cast_to=object)
     assert page["data"] == [THREAD]

@@ -71,16 +71,19 @@ class Gate:
         self.left.clear()
         self.until = until
 
-    def leave(self, server: Any, path: str, body: Any, headers: Any = None) -> None:
-        """Send a POST as a client that closes its connection before the answer; return when the request was handled."""
+    def leave(self, server: Any, path: str, body: Any, headers: Any = None, method: str = "POST") -> None:
+        """Send a request as a client that closes its connection before the answer; return when the request was handled."""
         self.is_armed = True
         self.entered.clear()
         self.left.clear()
         raw = json.dumps(body, separators=(",", ":")).encode()  # as httpx2 writes it
-        own = {"Host": f"127.0.0.1:{server.port}", "Content-Type": "application/json", "Content-Length": str(len(raw))}
+        own = {"Host": f"127.0.0.1:{server.port}"}
+        if method == "POST":
+            own |= {"Content-Type": "application/json", "Content-Length": str(len(raw))}
+        raw = raw if method == "POST" else b""
         head = "".join(f"{name}: {value}\r\n" for name, value in {**own, **(headers or {})}.items())
         with socket.create_connection(("127.0.0.1", server.port)) as connection:
-            connection.sendall(f"POST /v1{path} HTTP/1.1\r\n{head}\r\n".encode() + raw)
+            connection.sendall(f"{method} /v1{path} HTTP/1.1\r\n{head}\r\n".encode() + raw)
             assert self.entered.wait(SECONDS_MAX)
         assert self.left.wait(SECONDS_MAX)
 
@@ -299,3 +302,84 @@ def test_equal_requests_at_the_same_time_with_one_key_are_one(app: App, server: 
     with ThreadPoolExecutor(8) as pool:
         assert len(set(pool.map(send, range(16)))) == 1
     assert app.said == ["Hello", "Where is my parcel?"]
+
+
+# Deletions
+
+
+DELETED = ("assistant", "thread", "message", "completion")
+
+
+def paths(app: App, kind: str) -> tuple[str, str]:
+    """Return the path of an object of a kind, and of another one of that kind."""
+    client, beta = app.client, app.client.beta
+    thread = f"/threads/{app.thread.id}"
+    if kind == "assistant":
+        return f"/assistants/{app.assistant.id}", f"/assistants/{beta.assistants.create(model='m').id}"
+    if kind == "thread":
+        return thread, f"/threads/{beta.threads.create().id}"
+    if kind == "message":
+        other = app.messages.create(app.thread.id, role="user", content="x").id
+        return f"{thread}/messages/{app.messages.list(app.thread.id).data[-1].id}", f"{thread}/messages/{other}"
+    asked: Any = {"model": "gpt-5.5", "messages": [HELLO], "store": True}
+    made = [client.chat.completions.create(**asked).id for _ in range(2)]
+    return f"/chat/completions/{made[0]}", f"/chat/completions/{made[1]}"
+
+
+def delete(server: Any, path: str, headers: Any = None) -> Any:
+    return httpx2.delete(f"{server.base_url}{path}", headers=headers or {}, timeout=30)
+
+
+def test_the_kinds_of_deletions_are_all_that_the_server_has() -> None:
+    assert {name for name in HANDLERS if name.startswith("delete_")} == {f"delete_{kind}" for kind in DELETED}
+
+
+@pytest.mark.parametrize("headers", [RETRY, {"Idempotency-Key": "k-1"}, {**RETRY, "Idempotency-Key": "k-1"}], ids=str)
+@pytest.mark.parametrize("kind", DELETED)
+def test_a_deletion_that_is_sent_again_is_answered_as_the_first_one(
+    app: App, server: Any, headers: Any, kind: str
+) -> None:
+    path, other = paths(app, kind)
+    first = {name: value for name, value in headers.items() if name not in RETRY}
+    leave(server, path, {}, first, method="DELETE")
+    again = delete(server, path, headers)
+    assert (again.status_code, again.json()["deleted"], again.json()["id"]) == (200, True, path.rpartition("/")[2])
+    assert delete(server, path).status_code == 404  # another request
+    assert httpx2.get(f"{server.base_url}{path}").status_code == 404
+    assert httpx2.get(f"{server.base_url}{other}").status_code == 200
+    assert delete(server, other).json()["deleted"]
+
+
+@pytest.mark.parametrize("kind", DELETED)
+def test_a_deletion_whose_answer_arrived_or_that_never_was_is_a_404_again(app: App, server: Any, kind: str) -> None:
+    path, other = paths(app, kind)
+    assert delete(server, path).json()["deleted"]
+    until(lambda: delete(server, path, RETRY).status_code == 404)  # once it is noted that the answer was sent
+    assert delete(server, f"{other}0", RETRY).status_code == 404
+    assert delete(server, f"{other}0", {"Idempotency-Key": "k-2"}).status_code == 404
+
+
+@pytest.mark.parametrize("kind", DELETED)
+def test_a_deletion_that_is_sent_again_while_the_first_one_is_in_progress_has_its_answer(
+    app: App, server: Any, kind: str
+) -> None:
+    path, _ = paths(app, kind)
+    waiting, named, answers = threading.Event(), {"Idempotency-Key": "k-1"}, []
+    GATE.hold(waiting)
+    first = threading.Thread(target=lambda: answers.append(delete(server, path, named)))
+    first.start()
+    assert GATE.entered.wait(SECONDS_MAX)
+    answers.append(delete(server, path, named))
+    waiting.set()
+    first.join(SECONDS_MAX)
+    assert [each.json().get("deleted") for each in answers] == [True, True]
+
+
+def test_a_deletion_that_is_sent_again_leaves_a_new_conversation_with_the_same_key(
+    app: App, server: Any, ledger: Ledger
+) -> None:
+    path = f"/threads/{app.thread.id}"
+    leave(server, path, {}, method="DELETE")
+    ledger.conversation(app.thread.id).append("user", "A new beginning")
+    assert delete(server, path, RETRY).json()["deleted"]
+    assert app.said == ["A new beginning"]

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx2
+import openai
 import pytest
 from openai import AssistantEventHandler, OpenAI
 from typing_extensions import override
@@ -14,6 +15,7 @@ from typing_extensions import override
 from threadledger.domain.ledger import Ledger
 
 from .assistant_app import CALL, App
+from .chat_only import ChatOnly
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -172,3 +174,27 @@ def test_the_event_handlers_of_the_sdk_see_a_whole_conversation_with_tools(app: 
         stream.until_done()
     assert heard[0] == "[weather]"
     assert "".join(heard[1:]) == "It is sunny in Bern."
+
+
+def test_the_stream_of_a_run_whose_thread_is_deleted_says_that_it_was_cancelled(
+    open_api: Callable[..., Any], upstream: ChatOnly
+) -> None:
+    server = open_api()
+    with OpenAI(base_url=server.base_url, api_key="any", max_retries=0) as client, upstream.held():
+        app, runs = App(client), []
+
+        def seen(name: str, data: Any) -> None:
+            runs.extend([data] if name == "thread.run.created" else [])
+            if name == "thread.message.delta":
+                assert client.beta.threads.delete(app.thread.id).deleted
+
+        events = streamed(server, f"/threads/{app.thread.id}/runs", {"assistant_id": app.assistant.id}, seen)
+        with pytest.raises(openai.NotFoundError, match="No thread found"):
+            app.runs.retrieve(runs[0]["id"], thread_id=app.thread.id)
+    begun, end = TEXT[:8], ["thread.message.incomplete", "thread.run.step.cancelled", "thread.run.cancelling"]
+    assert names(events) == [*begun, *end, "thread.run.cancelled", "done"]
+    shown = dict(events)["thread.run.cancelled"]
+    assert (shown["id"], shown["status"], shown["assistant_id"]) == (runs[0]["id"], "cancelled", app.assistant.id)
+    assert shown["cancelled_at"] is not None
+    assert dict(events)["thread.message.incomplete"]["incomplete_details"] == {"reason": "run_cancelled"}
+    assert not server.served.runner._live

@@ -18,6 +18,7 @@ from threadledger.domain.ids import now
 from threadledger.domain.ledger import Ledger
 
 from .assistant_app import CALL, App
+from .chat_only import ChatOnly
 from .speaking import SECONDS_MAX, until
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -124,24 +125,43 @@ def test_a_cancelled_run_never_changes_and_frees_the_thread(app: App, simulator:
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_cancelled_run_waits_no_longer_for_a_silent_provider(
-    app: App, server: Any, simulator: Any, stream: bool
+    open_api: Callable[..., Any], upstream: ChatOnly, stream: bool
 ) -> None:
-    simulator.add_fault("POST /chat/completions", hang=600.0)
-    runner, listening = server.served.runner, threading.Thread(target=lambda: None)
-    if stream:
-        said: list[Any] = []
-        events = app.runs.create(thread_id=app.thread.id, assistant_id=app.assistant.id, stream=True)
-        listening = threading.Thread(target=lambda: said.extend(each.event for each in events))
-    else:
+    server = open_api()
+    said: list[Any] = []
+    with OpenAI(base_url=server.base_url, api_key="any", max_retries=0) as client, upstream.held():
+        app = App(client)
+        events: Any = app.runs.create(thread_id=app.thread.id, assistant_id=app.assistant.id, stream=stream)
+        listening = threading.Thread(target=lambda: said.extend(each.event for each in (events if stream else ())))
+        listening.start()
+        upstream.wait_for(1)
+        [run] = app.runs.list(app.thread.id).data
+        assert app.runs.cancel(run.id, thread_id=app.thread.id).status == "cancelled"
+        until(lambda: not server.served.runner._running)
+        listening.join(SECONDS_MAX)
+        assert not stream or said[-1] == "thread.run.cancelled"
         app.runs.create(thread_id=app.thread.id, assistant_id=app.assistant.id)
-    listening.start()
-    until(lambda: [each.status for each in app.runs.list(app.thread.id).data] == ["in_progress"])
-    run = app.runs.list(app.thread.id).data[0]
-    assert app.runs.cancel(run.id, thread_id=app.thread.id).status == "cancelled"
-    until(lambda: not runner._running)
-    listening.join(SECONDS_MAX)
-    assert not stream or said[-1] == "thread.run.cancelled"
-    assert app.run().status == "completed"
+
+
+def test_the_messages_of_a_run_are_those_of_the_thread_that_name_it(app: App, simulator: Any, ledger: Ledger) -> None:
+    simulator.answer(CALL, "It is sunny.")
+    app.give(app.run())
+    simulator.add_fault("POST /chat/completions", refuse={"status": 500, "message": "Sorry"}, times=1)
+    assert app.run(additional_messages=[{"role": "user", "content": "And?"}]).status == "failed"
+    ledger.replay.plan_rerun(failed=True).apply()
+    deleted = app.run(additional_messages=[{"role": "user", "content": "What?"}])
+    app.messages.delete(app.messages.list(app.thread.id, limit=1).data[0].id, thread_id=app.thread.id)
+    left = app.run(additional_messages=[{"role": "user", "content": "Who?"}])
+    ledger.conversation(app.thread.id).regenerate()
+    shown = app.messages.list(app.thread.id, order="asc").data
+    names = [each.run_id for each in shown if each.run_id is not None]
+    assert len(names) == 3
+    assert not {deleted.id, left.id} & set(names)
+    for run_id in {*names, deleted.id, left.id}:
+        own = [each for each in shown if each.run_id == run_id]
+        assert app.messages.list(app.thread.id, run_id=run_id, order="asc").data == own
+        assert app.messages.list(app.thread.id, run_id=run_id).data == own[::-1]
+    assert app.messages.list(app.thread.id, run_id="run_none").data == []
 
 
 def test_a_failed_run_says_why_with_our_cause_and_run_id(app: App, simulator: Any, ledger: Ledger) -> None:
