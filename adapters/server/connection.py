@@ -35,14 +35,14 @@ class ClientConnection(H11Protocol):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
-        self._served: ServerApp = config.app  # type: ignore[assignment]
+        self._served: ServerApp = config.app  # type: ignore[assignment] # it is ours, not any ASGI application
         self._limits = self._served.limits
         self.app_state = {**app_state, "connection": self}
         self._timer: asyncio.TimerHandle | None = None
         self._is_refused = False
         self._is_broken = False
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn's
         super().connection_made(transport)
         transport.set_write_buffer_limits(high=0)  # `accepted` waits until the system has everything
         self._start_timer()

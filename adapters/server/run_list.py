@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from itertools import islice
 
+from threadledger.domain.conversation import events as e
 from threadledger.domain.journal.lookups import Lookups
 
 from ..wire import Json
@@ -12,7 +13,7 @@ from ..wire.pages import not_in_list
 from .calls import Served, ServedCall
 from .imported_runs import ImportedRun, Place, runs_in
 from .pages import PageQuery, page_of
-from .runs import FoundRun, found_run, place_of
+from .runs import FoundRun, found_run, place_of, run_again
 from .threads import FoundThread, find_thread
 
 BEGINNING: Place = (0, -1)
@@ -57,38 +58,29 @@ def _runs(
 def _own_runs(
     thread: FoundThread, lookups: Lookups, low: int, high: int | None, *, newest_first: bool
 ) -> Iterator[FoundRun]:
-    """Yield the runs of this ledger that began between two versions."""
+    """Yield the runs of this ledger that began between two versions, each at the event that gives it its place."""
     if not thread.state.exchanges:
         return
-    for each in _exchanges(lookups, low, high, newest_first=newest_first):
-        found = found_run(thread, each)
-        if found is not None and _is_between(found, low, high):
+    firsts: dict[str, FoundRun | None] = {}
+    for event in lookups.exchange_events(low, high, newest_first=newest_first):
+        if event.exchange_id not in firsts:
+            firsts[event.exchange_id] = found_run(thread, event.exchange_id)
+        found = _begun_at(thread, event, firsts[event.exchange_id])
+        if found is not None:
             yield found
 
 
-def _is_between(found: FoundRun, low: int, high: int | None) -> bool:
-    """Return whether a run began between two versions: of one that began before, later events may be between them."""
-    begun = found.run.begun_version
-    return begun is not None and begun > low and (high is None or begun < high)
-
-
-def _exchanges(lookups: Lookups, low: int, high: int | None, *, newest_first: bool) -> Iterator[str]:
-    """Yield the ids of the exchanges that began, or were continued, between two versions."""
-    seen: set[str] = set()
-    waiting: tuple[str, int] | None = None
-    for event in lookups.exchange_events(low, high, newest_first=newest_first):
-        exchange_id = event.exchange_id
-        if not newest_first:
-            if exchange_id not in seen:
-                seen.add(exchange_id)
-                yield exchange_id
-            continue
-        if waiting is not None and waiting[0] != exchange_id and waiting[0] not in seen:
-            seen.add(waiting[0])
-            yield waiting[0]
-        waiting = exchange_id, event.originator_version
-    if waiting is not None and waiting[0] not in seen:
-        yield waiting[0]
+def _begun_at(
+    thread: FoundThread, event: e.ExchangeRequested | e.RunStarted, first: FoundRun | None
+) -> FoundRun | None:
+    """Return the run that has its place in the list at an event; `first` is the first one of its exchange."""
+    version = event.originator_version
+    if first is None or first.run.begun_version == version:
+        return first
+    if not isinstance(event, e.RunStarted) or not first.ended or version < first.run.ended_version:
+        return None
+    found = run_again(thread, event, first.run)
+    return found if found is not None and found.run.begun_version == version else None
 
 
 def step_page(steps: Iterable[Json], query: PageQuery) -> Json:

@@ -52,7 +52,7 @@ class ServedRun:
     exchange_id: str
     key: str
     rerun_id: str = ""
-    """Id of the run with which the exchange was run again, if this is that run; empty for the first time."""
+    """Id of the run with which the exchange was run again, or of its first attempt then; empty for the first time."""
     created_at: datetime | None = None
     requested: e.ExchangeRequested | None = None
     """Its first request."""
@@ -71,6 +71,8 @@ class ServedRun:
     ended_at: datetime | None = None
     ended: str = ""
     """How it ended: a status of the API, or empty."""
+    ended_version: int = 0
+    """Version of the event that ended it; 0 if it has not ended."""
     metadata: Mapping[str, Any] | None = None
     version: int = 0
     """Version of its first event."""
@@ -93,7 +95,7 @@ class ServedRun:
     @property
     def begun_version(self) -> int | None:
         """Return the version of the event that gives it its place in a list of runs; None if there is no such event."""
-        begun = self.requested or next(iter(self.started), None)
+        begun = (self.requested if not self.rerun_id else None) or next(iter(self.started), None)
         return begun.originator_version if begun is not None else None
 
     @property
@@ -140,6 +142,35 @@ def folded_run(events: Iterable[e.Event], exchange_id: str, key: str) -> ServedR
     return run
 
 
+def folded_later_runs(events: Iterable[e.Event], exchange_id: str, key: str) -> Iterator[ServedRun]:
+    """Yield the runs of an exchange from the events after its first end, oldest first, among others, without reruns.
+
+    Each is yielded when it has ended, or when there are no more events. A request that had no attempt is no run.
+    """
+    run = ServedRun(exchange_id, key)
+    for event in events:
+        if run.version and not _take(run, event) and run.ended:
+            if run.started:
+                yield run
+            run = ServedRun(exchange_id, key)
+        if not run.version and _begins(event, exchange_id):
+            _take(run, event)
+        if run.started:
+            run.rerun_id = run.started[0].run_id
+    if run.started:
+        yield run
+
+
+def _begins(event: e.Event, exchange_id: str) -> bool:
+    match event:
+        case e.ExchangeRequested():
+            return event.exchange_id == exchange_id
+        case e.RunStarted():
+            return event.exchange_id == exchange_id and event.rerun_of is None and not event.shadow
+        case _:
+            return False
+
+
 def folded_rerun(events: Iterable[e.Event], started: e.RunStarted, key: str) -> ServedRun:
     """Return a run with which an exchange was run again, from the events since its start, oldest first, among others."""
     run = ServedRun(started.exchange_id, key, started.run_id)
@@ -150,7 +181,7 @@ def folded_rerun(events: Iterable[e.Event], started: e.RunStarted, key: str) -> 
             continue
         _take(run, event)
         if isinstance(event, e.RunFailed):
-            run.ended, run.ended_at = "failed", event.timestamp
+            _end(run, "failed", event)
     return run
 
 
@@ -181,16 +212,20 @@ def _take(run: ServedRun, event: e.Event) -> bool:
             run.completed.append(event)
             run.waits_for, run.of_calls = tuple(event.waits_for), event.run_id if event.goes_on else ""
             if not event.goes_on:
-                run.ended, run.ended_at = "completed", event.timestamp
+                _end(run, "completed", event)
                 return True
         case e.RunFailed() if event.run_id in run.open_runs:
             run.open_runs.discard(event.run_id)
             run.failed = event
         case e.ExchangeAbandoned() if own:
-            run.ended, run.ended_at = _how_it_failed(run, event), event.timestamp
+            _end(run, _how_it_failed(run, event), event)
         case e.ExchangeCancelled() if own:
-            run.ended, run.ended_at = "cancelled", event.timestamp
+            _end(run, "cancelled", event)
     return run.ended == "completed" and run.ended_at == event.timestamp
+
+
+def _end(run: ServedRun, status: str, event: e.Event) -> None:
+    run.ended, run.ended_at, run.ended_version = status, event.timestamp, event.originator_version
 
 
 def _said(run: ServedRun, event: e.MessageJournaled) -> None:

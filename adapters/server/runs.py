@@ -28,6 +28,7 @@ from .contents import RUN
 from .hosted_tools import checked_choice, checked_resources, checked_tools
 from .ids import new_id, uuid_in
 from .imported_runs import ImportedRun, Place, imported_run, versions_named
+from .later_runs import first_run, later_run
 from .pages import PageQuery
 from .run_objects import ServedRun, folded_rerun, folded_run, run_object, steps_of
 from .run_stream import run_stream
@@ -267,41 +268,53 @@ def _own_run(thread: FoundThread, run_id: str) -> FoundRun | None:
     return (found_run(thread, name) or _found_rerun(thread, name)) if name is not None else None
 
 
-def versions_of_run(thread: FoundThread, run_id: str) -> list[int]:
-    """Return the versions of the messages that a run wrote, and perhaps of others; none if there is no such run."""
+def versions_of_run(thread: FoundThread, run_id: str) -> tuple[list[int], bool]:
+    """Return the versions of the messages that a run wrote, and whether all are its own; none if there is no such run."""
     found = _own_run(thread, run_id)
     if found is not None:
-        return [each.event.originator_version for each in found.run.said]
+        return [each.event.originator_version for each in found.run.said], True
     lookups = thread.lookups()
     named = ((version, lookups.event(version)) for version in versions_named(thread, run_id))
-    return [version for version, event in named if isinstance(event, e.MessageJournaled)]
+    return [version for version, event in named if isinstance(event, e.MessageJournaled)], False
 
 
 def found_run(thread: FoundThread, exchange_id: str) -> FoundRun | None:
-    """Return the run of an exchange; None if the conversation has none with this id."""
-    version = thread.lookups().first_of_exchange(exchange_id)
-    if version is None:
-        return None
-    run = folded_run(thread.journal.history(thread.key, version - 1), exchange_id, thread.key)
-    return _found(thread, run) if run.created_at is not None else None
+    """Return the first run of an exchange; None if the conversation has none with this id."""
+    run = first_run(thread.journal, thread.key, thread.lookups(), exchange_id)
+    return _found(thread, run) if run is not None else None
 
 
 def _found_rerun(thread: FoundThread, run_id: str) -> FoundRun | None:
     """Return a run with which an exchange was run again; None if the conversation has none with this id."""
-    lookups = thread.lookups()
-    starts = (event for event in lookups.near(run_id) if isinstance(event, e.RunStarted))
-    started = next((event for event in starts if event.run_id == run_id and event.rerun_of is not None), None)
+    starts = (event for event in thread.lookups().near(run_id) if isinstance(event, e.RunStarted))
+    started = next((event for event in starts if event.run_id == run_id and not event.shadow), None)
     if started is None:
         return None
-    run = folded_rerun(thread.journal.history(thread.key, started.originator_version - 1), started, thread.key)
-    run.requested = lookups.request_of(started.exchange_id)
+    first = None if started.rerun_of is not None else found_run(thread, started.exchange_id)
+    return run_again(thread, started, first.run if first is not None else None)
+
+
+def run_again(thread: FoundThread, started: e.RunStarted, first: ServedRun | None) -> FoundRun | None:
+    """Return the run of its own that has this attempt; None if it belongs to the first run of its exchange.
+
+    Without an operator's rerun, `first` is that run.
+    """
+    if started.rerun_of is not None:
+        events = thread.journal.history(thread.key, started.originator_version - 1)
+        run: ServedRun | None = folded_rerun(events, started, thread.key)
+    else:
+        run = (
+            later_run(thread.journal, first, started.run_id, started.originator_version) if first is not None else None
+        )
+    if run is None:
+        return None
+    run.requested = run.requested or thread.lookups().request_of(started.exchange_id)
     return _found(thread, run)
 
 
 def place_of(thread: FoundThread, run_id: str) -> Place | None:
     """Return where a run is in the list of the thread's runs; None if the list has no such run."""
-    exchange_id = uuid_in(RUN, run_id)
-    found = found_run(thread, exchange_id) if exchange_id is not None else None
+    found = _own_run(thread, run_id)
     if found is not None:
         return (found.run.begun_version, 0) if found.run.begun_version is not None else None
     imported = imported_run(thread, run_id)

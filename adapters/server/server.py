@@ -200,7 +200,7 @@ class ServerListener(Listener):
         await asyncio.wait([finished, forced], timeout=self._grace_seconds, return_when=asyncio.FIRST_COMPLETED)
         for each in (finished, forced):
             each.cancel()
-            with suppress(asyncio.CancelledError):
+            with suppress(asyncio.CancelledError):  # it was cancelled in the line before
                 await each
 
 

@@ -28,6 +28,7 @@ from .calls import Handler, Served, ServedCall, deleted_once
 from .contents import MESSAGE, is_shown, message_id_of, message_object, run_id_of, said, seconds, texts_in
 from .hosted_tools import checked_resources
 from .ids import new_id, uuid_in, wire_id
+from .later_runs import names_of_runs
 from .pages import PageQuery, page_of
 from .refusals import KEY_REUSED
 
@@ -302,15 +303,17 @@ def _messages_of_run(
     """Yield the messages that a run wrote until it ended, between two versions; the thread is not read for them."""
     from .runs import versions_of_run
 
-    versions = sorted(versions_of_run(thread, run_id), reverse=query.reads_newest_first)
+    found, are_own = versions_of_run(thread, run_id)
+    versions = sorted(found, reverse=query.reads_newest_first)
     between = (each for each in versions if (first is None or each > first) and (last is None or each < last))
     said = lookups.messages_at(between)
-    return (each for each in said if is_shown(each) and run_id_of(each) == run_id)
+    return (each for each in said if is_shown(each) and (are_own or run_id_of(each) == run_id))
 
 
 def _objects(thread: FoundThread, messages: Sequence[JournaledMessage]) -> list[Json]:
     described = described_since(thread, [each.message_id for each in messages])
     assistants = _assistants(thread, messages)
+    names = names_of_runs(thread.journal, thread.key, thread.lookups(), messages)
     return [
         message_object(
             each,
@@ -319,6 +322,7 @@ def _objects(thread: FoundThread, messages: Sequence[JournaledMessage]) -> list[
             assistant_id=assistants.get(each.exchange_id or "") if each.run_id is not None else None,
             metadata=described.get(each.message_id),
         )
+        | ({"run_id": names[each.run_id]} if each.run_id in names else {})
         for each in messages
     ]
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .ports import EventLog, StreamHead
 
 REQUESTED, STARTED = e.ExchangeRequested.__name__, e.RunStarted.__name__
+ABANDONED, CANCELLED = e.ExchangeAbandoned.__name__, e.ExchangeCancelled.__name__
 
 ROWS_AT_FIRST, ROWS_AT_ONCE = 8, 500
 """Numbers of rows that are read at first on each side of a place in time, and at most at once."""
@@ -91,6 +92,17 @@ class Lookups:
             self._head.stream, low, min(high, self._head.version), topics, page=ROWS_AT_ONCE, changed=refuse_changed
         )
         yield from (event for event in map(restore, rows) if isinstance(event, e.ExchangeRequested))
+
+    def ended_between(self, low: int, high: int) -> dict[str, int]:
+        """Return the exchanges that ended without an answer between two versions, and the first version of that of each."""
+        topics, ended = (ABANDONED, CANCELLED), dict[str, int]()
+        rows = self._log.stream_rows(
+            self._head.stream, max(low, self._floor), high, topics, page=ROWS_AT_ONCE, changed=refuse_changed
+        )
+        for event in map(restore, rows):
+            if isinstance(event, e.ExchangeAbandoned | e.ExchangeCancelled):
+                ended.setdefault(event.exchange_id, event.originator_version)
+        return ended
 
     def exchange_events(
         self, low: int, high: int | None, *, newest_first: bool

@@ -74,7 +74,7 @@ class ServerProcess:
 
     def kill(self) -> None:
         """Kill the process, and return when it has ended."""
-        with suppress(ProcessLookupError):
+        with suppress(ProcessLookupError):  # it has ended
             self.send(signal.SIGKILL)
         self.wait()
 

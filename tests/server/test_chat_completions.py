@@ -417,7 +417,7 @@ def test_a_fallback_answers_and_the_completion_names_its_model(serving: Callable
         made = client.chat.completions.create(
             model="gpt-4o",
             messages=[HELLO],
-            extra_headers={HEADER: "k"},  # type: ignore[list-item]
+            extra_headers={HEADER: "k"},  # type: ignore[list-item] # the SDK's own types
         )
     assert (made.model, made.choices[0].message.content) == ("gpt-5.5", "You said: Hello")
     assert [each.to_backend for each in events_of(server.served.ledger, "k", e.FallbackUsed)] == ["chat"]
@@ -426,7 +426,7 @@ def test_a_fallback_answers_and_the_completion_names_its_model(serving: Callable
 def test_a_name_of_a_model_leads_to_its_route(open_api: Callable[..., Any], upstream: ChatOnly) -> None:
     server = open_api('[serve.models]\n"gpt-4o" = ["chat:gpt-5.5"]\n')
     with OpenAI(base_url=server.base_url, api_key="any", max_retries=0) as client:
-        made = client.chat.completions.create(model="gpt-4o", messages=[HELLO])  # type: ignore[list-item]
+        made = client.chat.completions.create(model="gpt-4o", messages=[HELLO])  # type: ignore[list-item] # the SDK's own types
     assert (upstream.requests[0]["model"], made.model) == ("gpt-5.5", "gpt-5.5")
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx2
 import pytest
+from openai import OpenAI
 
 from threadledger.adapters.server.limits import ServerLimits
 from threadledger.domain.conversation import events as e
@@ -20,6 +21,8 @@ from threadledger.domain.ledger import Ledger
 
 from .chat_only import ChatOnly
 from .speaking import until
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the SDK's, of every call of the Assistants API
 
 HEADER = "x-threadledger-conversation"
 RETRY = {"x-stainless-retry-count": "1"}
@@ -248,3 +251,48 @@ def test_an_answer_that_was_sent_before_the_server_started_is_found(
     again = post(open_api(), key)
     assert answer.json() == again.json()
     assert len(upstream.requests) == 1
+
+
+def test_each_run_of_a_question_that_was_left_and_sent_again_is_shown_and_an_ended_one_never_changes(
+    server: Any, ledger: Ledger, upstream: ChatOnly
+) -> None:
+    """A client that leaves ends its run: the next one, for the same question, is a run of its own."""
+    with OpenAI(base_url=server.base_url, api_key="any", max_retries=0) as client:
+        runs, messages = client.beta.threads.runs, client.beta.threads.messages
+
+        def listed(**query: Any) -> list[Any]:
+            return [each.model_dump() for each in runs.list("k", **query)]
+
+        shown: list[Any] = []
+        for number in (1, 2):
+            with upstream.held():
+                with sent(server, stream=number == 2):
+                    upstream.wait_for(number)
+                until(lambda count=number: len(of(ledger, e.ExchangeAbandoned)) == count)
+            now = listed(order="asc")
+            assert [each["status"] for each in now] == ["cancelled"] * number
+            assert now[: number - 1] == shown
+            shown = now
+        assert post(server).status_code == 200
+        upstream.fail(500)
+        answer = {"role": "assistant", "content": "You said: Hello"}
+        post(server, messages=[*BODY["messages"], answer, {"role": "user", "content": "Bye"}])
+        [again] = ledger.replay.plan_rerun(failed=True).apply()
+        assert again.state == "answered", again
+        now = listed(order="asc")
+        assert now[:2] == shown
+        assert [each["status"] for each in now] == ["cancelled", "cancelled", "completed", "failed", "completed"]
+        assert len({each["id"] for each in now}) == 5
+        assert now[::-1] == listed() == listed(limit=1) == listed(limit=2)
+        assert now == listed(order="asc", limit=1) == listed(order="asc", limit=2)
+        assert now[1:3] == listed(order="asc", after=now[0]["id"], before=now[3]["id"])
+        assert [runs.retrieve(each["id"], thread_id="k").model_dump() for each in now] == now
+        answered = [each for each in messages.list("k", order="asc").data if each.role == "assistant"]
+        assert [each.run_id for each in answered] == [now[2]["id"], now[4]["id"]]
+        for each in answered:
+            assert [found.id for found in messages.list("k", run_id=each.run_id)] == [each.id]
+            [step] = runs.steps.list(each.run_id, thread_id="k")
+            assert step.step_details.message_creation.message_id == each.id
+            assert messages.retrieve(each.id, thread_id="k").run_id == each.run_id
+        for each in now[:2]:
+            assert [*messages.list("k", run_id=each["id"])] == [*runs.steps.list(each["id"], thread_id="k")] == []

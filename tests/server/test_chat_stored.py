@@ -195,4 +195,4 @@ def test_an_id_of_another_kind_is_a_404(client: OpenAI, ledger: Ledger) -> None:
     made = store(client, metadata={"conversation": "k"})
     requests = [each for each in ledger.conversation("k").events() if isinstance(each, e.ExchangeRequested)]
     for name in ("x", requests[0].exchange_id, made.id.upper(), f"{made.id}0"):
-        refused(lambda name=name: client.chat.completions.retrieve(name))  # type: ignore[misc]
+        refused(lambda name=name: client.chat.completions.retrieve(name))  # type: ignore[misc] # the default binds the name of this turn

@@ -86,7 +86,7 @@ def waiting() -> Iterator[tuple[Running, object]]:
     with running(program=WAITING) as server, connected(server) as line:
         line.sendall(head(server, "POST", "/v1/threads"))
         assert server.process.stderr is not None
-        until(lambda: server.process.stderr.readline() == "entered\n")  # type: ignore[union-attr]
+        until(lambda: server.process.stderr.readline() == "entered\n")  # type: ignore[union-attr] # it is a pipe
         yield server, line
 
 
@@ -95,9 +95,9 @@ def test_sigterm_lets_a_request_in_progress_finish() -> None:
         server.process.send_signal(signal.SIGTERM)
         until(lambda: not accepts(server))
         assert server.process.poll() is None
-        server.process.stdin.write("\n")  # type: ignore[union-attr]
-        server.process.stdin.flush()  # type: ignore[union-attr]
-        assert read(line).json == {"done": True}  # type: ignore[arg-type]
+        server.process.stdin.write("\n")  # type: ignore[union-attr] # it is a pipe
+        server.process.stdin.flush()  # type: ignore[union-attr] # it is a pipe
+        assert read(line).json == {"done": True}  # type: ignore[arg-type] # it was sent
         _, err = server.process.communicate(timeout=SECONDS_MAX)
     assert server.process.returncode == 0
     assert "POST /threads 200" in err

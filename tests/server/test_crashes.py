@@ -32,7 +32,10 @@ from .chat_only import ChatOnly
 from .processes import STOPS, ServerParent, ServerProcess, reserved_port
 from .speaking import accepts, until
 
-pytestmark = [pytest.mark.crash, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
+pytestmark = [
+    pytest.mark.crash,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+]  # the SDK's, of every call of the Assistants API
 
 SEED = 18
 KILLS = 50 if "THREADLEDGER_SOAK" in os.environ else 5

@@ -15,7 +15,7 @@ from threadledger.adapters import import_found, import_source
 from threadledger.adapters.server import Server
 from threadledger.domain.ledger import Ledger
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the SDK's, of every call of the Assistants API
 
 AT = 1_718_020_800
 ENDED = {"completed_at": None, "failed_at": None, "cancelled_at": None, "expires_at": None, "started_at": AT}

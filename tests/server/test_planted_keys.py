@@ -23,7 +23,7 @@ from .route_requests import HELLO, MODEL, SERVED, WEATHER
 from .speaking import SECONDS_MAX, Answered, bearer, say
 from .test_command import Running, running
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the SDK's, of every call of the Assistants API
 
 UPSTREAM = "Pl4nt3dUpstr3amK3yWithoutAnyKnownShape"
 """Key of the upstream: of no known kind, so that it is recognised by its value alone."""
@@ -119,8 +119,8 @@ def work(server: Served, simulator: Any, key: str, other: str) -> str:
     """Use the API as an app does, with a provider that says keys in its errors; return the id of the thread."""
     said = f"no such key: {UPSTREAM}; not {key}, {other} or {SHAPED}; Authorization: Bearer {UPSTREAM}"
     with OpenAI(base_url=server.base_url, api_key=key, max_retries=0) as client:
-        assistant = server.heard(lambda: client.beta.assistants.create(model=MODEL, tools=[WEATHER]))  # type: ignore[list-item]
-        thread = server.heard(lambda: client.beta.threads.create(messages=[HELLO]))  # type: ignore[list-item]
+        assistant = server.heard(lambda: client.beta.assistants.create(model=MODEL, tools=[WEATHER]))  # type: ignore[list-item] # the SDK's own types
+        thread = server.heard(lambda: client.beta.threads.create(messages=[HELLO]))  # type: ignore[list-item] # the SDK's own types
         runs = client.beta.threads.runs
 
         poll = partial(runs.create_and_poll, thread_id=thread.id, assistant_id=assistant.id, poll_interval_ms=10)

@@ -20,7 +20,7 @@ from threadledger.domain.ledger import Ledger
 from .assistant_app import CALL, App
 from .speaking import SECONDS_MAX, until
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the SDK's, of every call of the Assistants API
 
 RETRY = {"x-stainless-retry-count": "1"}
 HELLO = {"role": "user", "content": "Where is my parcel?"}

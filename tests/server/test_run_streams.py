@@ -17,7 +17,7 @@ from threadledger.domain.ledger import Ledger
 from .assistant_app import CALL, App
 from .chat_only import ChatOnly
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the SDK's, of every call of the Assistants API
 
 TEXT = [
     *("thread.run.created", "thread.run.queued", "thread.run.in_progress"),

@@ -21,7 +21,7 @@ from .assistant_app import CALL, App
 from .chat_only import ChatOnly
 from .speaking import SECONDS_MAX, until
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the SDK's, of every call of the Assistants API
 
 
 def events_of(ledger: Ledger, app: App, kind: type[e.Event]) -> list[Any]:
@@ -81,7 +81,7 @@ def test_a_run_waits_for_the_results_of_functions_and_continues(app: App, simula
         ("tool_calls", "completed"),
         ("message_creation", "completed"),
     ]
-    assert steps[0].step_details.tool_calls[0].function.output == "sunny"  # type: ignore[union-attr]
+    assert steps[0].step_details.tool_calls[0].function.output == "sunny"  # type: ignore[union-attr] # of the kind that the run has
     assert app.runs.steps.retrieve(steps[0].id, thread_id=app.thread.id, run_id=run.id) == steps[0]
     assert ledger.conversations(pending=True) == []
     assert list(ledger.check()) == []

@@ -391,7 +391,7 @@ def test_an_id_that_is_written_as_a_key_leads_to_no_other_tenant(world: World, o
         for place in (each for each in template.places if each[0] == "path"):
             for form in FORMS:
                 written = form.format(tenant=ONE, id=theirs[template.kind(place)])
-                sent = template.filled(lambda at, kind, p=place, w=written: w if at == p else own[kind])  # type: ignore[misc]
+                sent = template.filled(lambda at, kind, p=place, w=written: w if at == p else own[kind])  # type: ignore[misc] # defaults bind the values of this turn
                 paths = {sent.path, sent.path.replace(quote(written, safe=""), quote(written, safe="/:%"))}
                 for path in paths:
                     said = world.send(other, Request(sent.route, path, sent.headers, sent.body))

@@ -11,7 +11,7 @@ from openai import OpenAI
 from threadledger.domain.conversation import events as e
 from threadledger.domain.ledger import Ledger
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the SDK's, of every call of the Assistants API
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def test_a_thread_is_a_conversation_with_its_id_as_the_key(threads: Any, ledger:
         ("user", "Hello"),
         ("assistant", "Hi"),
     ]
-    assert dict(ledger.state(thread.id).description.metadata) == {"customer": "42"}  # type: ignore[union-attr]
+    assert dict(ledger.state(thread.id).description.metadata) == {"customer": "42"}  # type: ignore[union-attr] # it was described
     assert (thread.metadata, threads.retrieve(thread.id)) == ({"customer": "42"}, thread)
     assert list(ledger.check()) == []
 

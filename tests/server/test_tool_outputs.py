@@ -21,7 +21,7 @@ from .speaking import SECONDS_MAX, until
 WEATHER: Any = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}}}
 QUESTION: Any = {"role": "user", "content": "How is the weather?"}
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the SDK's, of every call of the Assistants API
 
 
 @pytest.fixture
