@@ -47,7 +47,7 @@ OPEN_MODULES = {
         f"threadledger.domain.journal.{name}"
         for name in ("blobs", "budgets", "uploads", "places", "descriptions", "outcomes", "lookups", "served_notes")
     ),
-    *(f"threadledger.domain.memory.{name}" for name in ("sending", "tree")),
+    *(f"threadledger.domain.memory.{name}" for name in ("rendering", "sending", "tree")),
     *(f"threadledger.domain.exchange.{name}" for name in ("recorded_tools", "served", "client_memory")),
 }
 OPEN_ROOM = "threadledger.adapters.wire"
