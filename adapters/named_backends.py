@@ -398,6 +398,11 @@ class Endpoints:
         for client in (self._client, *self._own.values()):
             client.close()
 
+    def be_interruptible(self) -> None:
+        """Make the calls of all clients interruptible."""
+        for client in (self._client, *self.every()):
+            client.be_interruptible()
+
     async def aclose(self) -> None:
         """Close all connections, including those of the current event loop."""
         for client in (self._client, *self._own.values()):

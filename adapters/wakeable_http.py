@@ -1,4 +1,4 @@
-"""Let another thread end what a blocking HTTP client waits for: see `Interruption`."""
+"""Allow another thread to end what a blocking HTTP client waits for: see `Interruption`."""
 
 from __future__ import annotations
 

@@ -162,6 +162,7 @@ def _services(
         memory_file=MemoryLines(),
         wait=wait,
         close=(endpoints or client).close,
+        be_interruptible=(endpoints or client).be_interruptible,
         aclose=(endpoints or client).aclose,
     )
 

@@ -46,7 +46,7 @@ IMPERATIVES = words(
     cancel carry change chat check choose claim classify clear close commit compare compute connect convert copy
     count create cut decide declare define delete derive describe diagnose discard do draw drop empty encode end
     examine execute explain export extend find fold follow fork format generate give group handle hide hold identify
-    ignore implement import index insert inspect install issue iterate journal keep limit list load log maintain
+    ignore implement import index insert inspect install interrupt issue iterate journal keep limit list load log maintain
     make manage map mark mirror name note notify observe open operate order parse pause perform place plan prepare
     prevent print produce prompt provide query queue raise read rebuild receive reconcile record redact register
     rehearse release remove render reopen repair replace report represent rerun reserve reset resolve restore resume

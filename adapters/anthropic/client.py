@@ -12,7 +12,6 @@ from threadledger.domain.errors import ProviderRefused
 from threadledger.domain.failures import Cause, Failure
 
 from ..openai import Client
-from ..wakeable_http import make_wakeable
 
 ANTHROPIC_BASE_URL = "https://api.anthropic.com"
 
@@ -36,7 +35,7 @@ class AnthropicClient(Client):
         settings = self._settings()
         import anthropic
 
-        http_client = make_wakeable(anthropic.DefaultHttpxClient(event_hooks=self.hooks(awaited=False)))
+        http_client = self.wakeable(anthropic.DefaultHttpxClient(event_hooks=self.hooks(awaited=False)))
         return self.of_settings(anthropic.Anthropic(**settings, http_client=http_client))
 
     @cached_property

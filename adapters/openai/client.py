@@ -20,7 +20,6 @@ from threadledger.domain.effects import ApprovalNeeded, Call, Effects
 from threadledger.domain.errors import ProviderRefused
 from threadledger.domain.failures import Failure, keep_secret
 
-from ..wakeable_http import make_wakeable
 from .bodies import Context, Seen, read_body
 
 if TYPE_CHECKING:
@@ -70,6 +69,9 @@ class Client:
     has_no_files: bool = field(default=False, repr=False, compare=False)
     """Whether the provider was found to have no Files API."""
 
+    is_interruptible: bool = field(default=False, repr=False, compare=False)
+    """Whether another thread can end what the blocking client waits for."""
+
     def __post_init__(self) -> None:
         keep_secret(self.api_key)
         keep_secret(self.azure_ad_token)
@@ -84,7 +86,7 @@ class Client:
         settings = self._settings()
         import openai
 
-        settings["http_client"] = make_wakeable(openai.DefaultHttpxClient(event_hooks=self.hooks(awaited=False)))
+        settings["http_client"] = self.wakeable(openai.DefaultHttpxClient(event_hooks=self.hooks(awaited=False)))
         return self.of_settings(openai.AzureOpenAI(**settings) if self.azure_endpoint else openai.OpenAI(**settings))
 
     @cached_property
@@ -154,6 +156,19 @@ class Client:
     def files_place(self) -> str:
         """Return where uploaded files are: another key at the same endpoint may be another account."""
         return self.endpoint if self.is_home else f"{self.endpoint} ({self.key_name})"
+
+    def be_interruptible(self) -> None:
+        """Allow another thread to end what the blocking client waits for; call this before the client is used."""
+        self.is_interruptible = True
+        self.close()
+
+    def wakeable(self, http_client: Any) -> Any:
+        """Return the HTTP client of the blocking SDK, whose connections another thread can end if that is wanted."""
+        if not self.is_interruptible:
+            return http_client
+        from ..wakeable_http import make_wakeable
+
+        return make_wakeable(http_client)
 
     def delete_file(self, file_id: str) -> Effects[None]:
         """Delete an uploaded file; see `uploads.py`."""

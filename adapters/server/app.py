@@ -52,7 +52,7 @@ from .limits import (
     ServerLimits,
 )
 from .refusals import AGAIN, SERVER_ERROR, refusal_of, without_text
-from .replies import Reply, RequestInProgress
+from .replies import RequestInProgress, WholeAnswer
 from .request_keys import key_given
 
 HEALTH_PATH = "/health"
@@ -193,7 +193,7 @@ class ServerApp:
             finally:
                 watch.cancel()
 
-    async def _reply(self, request: RequestInProgress, call: ServedCall, reply: Reply) -> None:
+    async def _reply(self, request: RequestInProgress, call: ServedCall, reply: WholeAnswer) -> None:
         delivered = False
         try:
             if not (request.gone.is_set() or request.has_begun):
@@ -237,7 +237,7 @@ class ServerApp:
         incoming: IncomingRequest,
         address: Address | None,
         held: ExitStack | None,
-    ) -> Reply | None:
+    ) -> WholeAnswer | None:
         """Carry out a request and return its whole answer; a stream is sent here, and None returned, as without a client.
 
         The request is admitted first, unless `held` is None because it is already.
@@ -255,7 +255,7 @@ class ServerApp:
         incoming: IncomingRequest,
         address: Address | None,
         held: ExitStack | None,
-    ) -> Reply | None:
+    ) -> WholeAnswer | None:
         try:
             if held is not None:
                 self._admit(call, incoming, address, held)
@@ -267,7 +267,7 @@ class ServerApp:
                     return self._carry_out(request, call, incoming)
         except Exception as error:  # noqa: BLE001 - every error becomes a refusal
             refusal = _refused(error, request.request_id)
-            return Reply(refusal.status, refusal.headers, json.dumps(refusal.body()).encode())
+            return WholeAnswer(refusal.status, refusal.headers, json.dumps(refusal.body()).encode())
 
     def _note_end(self, call: ServedCall, request_id: str, delivered: bool) -> None:
         if call.request_key:
@@ -285,13 +285,13 @@ class ServerApp:
             self._unknown.note(call.route, name)
         call.body = {name: value for name, value in body.items() if name in known}
 
-    def _carry_out(self, request: RequestInProgress, call: ServedCall, incoming: IncomingRequest) -> Reply | None:
+    def _carry_out(self, request: RequestInProgress, call: ServedCall, incoming: IncomingRequest) -> WholeAnswer | None:
         if incoming.method != "GET":
             self._hooks.begin(call, incoming)
         operation = call.route.operation if call.route is not None else ""
         result = self._handlers[operation](self._served, call)
         if not isinstance(result, EventStream):
-            return Reply(200, call.headers, json.dumps(result).encode())
+            return WholeAnswer(200, call.headers, json.dumps(result).encode())
         delivered = False
         try:
             delivered = self._stream(request, call, result)

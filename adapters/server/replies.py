@@ -23,7 +23,7 @@ CLIENT_LEFT = 499
 """Status in the log of a request that got no answer, as in nginx's."""
 
 
-class Reply(NamedTuple):
+class WholeAnswer(NamedTuple):
     """Hold a whole answer: its status, headers and body."""
 
     status: int

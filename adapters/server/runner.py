@@ -101,6 +101,7 @@ class Runner:
     def start(self) -> None:
         """Load what backends need, so that exchanges can be run."""
         services = self._ledger.services
+        services.be_interruptible()
         if services.load is not None:
             services.load()
         for candidate in services.policy.candidates:  # or the first request would wait for it

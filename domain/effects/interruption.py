@@ -1,4 +1,4 @@
-"""Stop effects that a thread performs, from another thread: at once, also while it waits for the network."""
+"""Interrupt effects that another thread performs: at once, also while it waits for the network."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Interrupted(BaseException):
 
 
 class Interruption:
-    """Let another thread stop the effects that one thread performs.
+    """Allow another thread to stop the effects that one thread performs.
 
     Database work is never interrupted: the caller must know what was stored. What interrupts the effects is raised where they
     wait next.

@@ -97,6 +97,8 @@ class Services:
     """Callers that wait for a conversation, if questions are queued."""
     close: Callable[[], None] = lambda: None
     """Function that closes the connections."""
+    be_interruptible: Callable[[], None] = lambda: None
+    """Function that makes blocking calls end when another thread interrupts them: see `Interruption`."""
     aclose: Callable[[], Awaitable[None]] | None = None
     """Asynchronous function that closes the connections, including the connections of the current event loop."""
 
