@@ -23,9 +23,8 @@ OWN_ANSWERS = frozenset({Source.RUN, Source.FALLBACK})
 """Sources of messages whose run is named after its exchange, unless it is a later one."""
 
 
-def first_run(journal: Journal, key: str, lookups: Lookups, exchange_id: str) -> ServedRun | None:
-    """Return the first run of an exchange; None if the conversation has no exchange with this id."""
-    version = lookups.first_of_exchange(exchange_id)
+def first_run(journal: Journal, key: str, exchange_id: str, version: int | None) -> ServedRun | None:
+    """Return the first run of an exchange, whose first event has this version; None if there is no such exchange."""
     if version is None:
         return None
     run = folded_run(journal.history(key, version - 1), exchange_id, key)
@@ -61,7 +60,7 @@ def names_of_runs(journal: Journal, key: str, lookups: Lookups, messages: Sequen
         if not may_be_later or run_id in names:
             continue
         if exchange_id not in firsts:
-            firsts[exchange_id] = first_run(journal, key, lookups, exchange_id)
+            firsts[exchange_id] = first_run(journal, key, exchange_id, lookups.first_of_exchange(exchange_id))
         first = firsts[exchange_id]
         if first is None or not first.ended or each.version <= first.newest_version:
             continue

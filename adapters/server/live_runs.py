@@ -25,6 +25,8 @@ class LiveRun:
     exchange_id: str
     share: str = ""
     """Actor of the request, whose share of the exchanges it is part of; empty without keys."""
+    version: int | None = None
+    """Version of its request, if that was stored just now."""
     parts: list[Any] = field(default_factory=list)
     changed: threading.Condition = field(default_factory=threading.Condition)
     error: Exception | None = None

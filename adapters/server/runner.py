@@ -145,6 +145,7 @@ class Runner:
             if before is not None and not before.is_over and not resumed:
                 return before
             live = self._live[exchange_id] = self._new(key, exchange_id, share)
+            live.version = new[0].originator_version if new is not None else None
             self._running.add(live)
         begin = partial(self._begin, live, before, partial(self._run, live, actor, stream, new))
         live.begin = partial(self._threads.submit, begin)

@@ -244,14 +244,16 @@ def _answered(
 # Reading
 
 
-def find_run(served: Served, call: ServedCall) -> FoundRun | ImportedRun:
+def find_run(served: Served, call: ServedCall, version: int | None = None) -> FoundRun | ImportedRun:
     """Return a run of a thread of the caller; one whose time is over has ended before it is returned.
+
+    `version` is that of its first event, if it is known.
 
     Raises:
         ApiError: a 404.
     """
     thread, run_id = find_thread(served, call), call.ids["run_id"]
-    found = _own_run(thread, run_id)
+    found = _own_run(thread, run_id, version)
     if found is None:
         imported = imported_run(thread, run_id)
         if imported is None:
@@ -262,10 +264,10 @@ def find_run(served: Served, call: ServedCall) -> FoundRun | ImportedRun:
     return found
 
 
-def _own_run(thread: FoundThread, run_id: str) -> FoundRun | None:
+def _own_run(thread: FoundThread, run_id: str, version: int | None = None) -> FoundRun | None:
     """Return a run of this ledger by its id; None if the thread has none with this id."""
     name = uuid_in(RUN, run_id)
-    return (found_run(thread, name) or _found_rerun(thread, name)) if name is not None else None
+    return (found_run(thread, name, version) or _found_rerun(thread, name)) if name is not None else None
 
 
 def versions_of_run(thread: FoundThread, run_id: str) -> tuple[list[int], bool]:
@@ -278,9 +280,13 @@ def versions_of_run(thread: FoundThread, run_id: str) -> tuple[list[int], bool]:
     return [version for version, event in named if isinstance(event, e.MessageJournaled)], False
 
 
-def found_run(thread: FoundThread, exchange_id: str) -> FoundRun | None:
-    """Return the first run of an exchange; None if the conversation has none with this id."""
-    run = first_run(thread.journal, thread.key, thread.lookups(), exchange_id)
+def found_run(thread: FoundThread, exchange_id: str, version: int | None = None) -> FoundRun | None:
+    """Return the first run of an exchange; None if the conversation has none with this id.
+
+    `version` is that of its first event, if it is known.
+    """
+    version = version or thread.lookups().first_of_exchange(exchange_id)
+    run = first_run(thread.journal, thread.key, exchange_id, version)
     return _found(thread, run) if run is not None else None
 
 
@@ -336,7 +342,7 @@ def retrieve(served: Served, call: ServedCall) -> Json:
     if live is not None:
         live.wait(POLL_WAIT_SECONDS)
     call.headers[POLL_HEADER] = "0" if live is not None else str(POLL_AFTER_MS)
-    return find_run(served, call).object()
+    return find_run(served, call, live.version if live is not None else None).object()
 
 
 def _live(served: Served, call: ServedCall) -> LiveRun | None:
