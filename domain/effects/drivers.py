@@ -45,9 +45,9 @@ def performed(effect: Effect, wait: Wait) -> Any:
 
 
 def stream(
-    effects: Effects[T], wait: Wait = time.sleep, perform_one: Callable[[Effect, Wait], Any] = performed
+    effects: Effects[T], wait: Wait = time.sleep, perform_one: Callable[[Effect, Wait], Any] | None = None
 ) -> Generator[Any, None, T]:
-    """Perform effects and yield their stream parts; `perform_one` performs each one that is no part.
+    """Perform effects and yield their stream parts; `perform_one` takes the place of `performed`.
 
     If the listener closes this generator, `ListenerLeft` is raised in the effects and their clean-up is performed.
     """
@@ -64,7 +64,7 @@ def stream(
         try:
             step, given = effects.send, None
             if not isinstance(effect, Emit):
-                given = perform_one(effect, wait)
+                given = (perform_one or performed)(effect, wait)
             elif left is None:
                 yield effect.part
         except GeneratorExit as gone:

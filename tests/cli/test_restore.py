@@ -57,5 +57,5 @@ def test_the_prompt_of_a_restore_is_the_last_line_and_no_bar_is_drawn_over_it(co
     assert command("db", "backup", "backup.db", "--db", "ledger.db").code == 0
     code, shown = in_this_process(["db", "restore", "backup.db", "--db", "ledger.db"], typed=b"no\n")
     assert code == 1
-    assert "Type 2 to continue" in shown
+    assert "Type 2 to continue" in " ".join(shown.split())  # a long path moves the end of the line
     assert "\x1b" not in shown

@@ -180,7 +180,7 @@ class Points:
 
     def watch(self) -> None:
         """Add points before and after each effect and each transaction."""
-        _put_around(driving, "_performed", lambda effect, wait: type(effect).__name__, self.around)
+        _put_around(driving, "performed", lambda effect, wait: type(effect).__name__, self.around)
         driver: Any = async_driver.AsyncDriver
         awaited, unbroken = driver._awaited, driver._unbroken
 

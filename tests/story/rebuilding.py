@@ -64,7 +64,7 @@ def serve() -> None:
 def perform(order: dict[str, Any]) -> int:
     """Execute an order; the process is killed before (odd number) or after (even number) the given effect."""
     met = [0]
-    performed = driving._performed
+    performed = driving.performed
 
     def counted(effect: Any, wait: Any) -> Any:
         met[0] += 2
@@ -76,7 +76,7 @@ def perform(order: dict[str, Any]) -> int:
             if order["killed_at"] == met[0]:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-    driving._performed = counted
+    driving.performed = counted
     settings = load_settings(
         db=order["db"], openai_base_url=order["base_url"], openai_api_key="sk-test", threads=order["to"]
     )

@@ -51,7 +51,7 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> Iterator[Waits]:
     yield found
 
 
-EFFECT = "_performed"
+EFFECT = "performed"
 """Function of the driver that performs an effect: the one that waits has yielded it."""
 
 

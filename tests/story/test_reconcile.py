@@ -545,7 +545,7 @@ class Alone:
                 return None
             meanwhile(number)
             try:
-                step, given = self.effects.send, driving._performed(effect, lambda seconds: None)
+                step, given = self.effects.send, driving.performed(effect, lambda seconds: None)
             except BaseException as error:  # noqa: BLE001 - the step hears of it
                 step, given = self.effects.throw, error
 

@@ -84,7 +84,7 @@ def report(**facts: Any) -> None:
 
 def perform(order: dict[str, Any]) -> None:
     """Work on the job of an order."""
-    met, waits, performed = 0, [], drivers._performed
+    met, waits, performed = 0, [], drivers.performed
 
     def counted(effect: Any, wait: Any) -> Any:
         nonlocal met
@@ -106,7 +106,7 @@ def perform(order: dict[str, Any]) -> None:
             waits.append(seconds)
             time.sleep(seconds)
 
-    drivers._performed = counted
+    drivers.performed = counted
     plans.JOB_LOOK_SECONDS = LOOK_SECONDS
     report(pid=os.getpid())
     with open_ledger(load_settings(**order["settings"]), wait=wait) as ledger:
