@@ -19,7 +19,7 @@ from ..wire import ApiError
 from ..wire.hosts import host_name, host_port, is_cross_site, is_loopback
 from ..wire.requests import NO_KEY, presented_key, wrong_key
 from .calls import Caller
-from .limits import RETRY_AFTER_SECONDS
+from .refusals import too_many
 
 WHERE_KEYS_ARE = "Keys of this server are made with: threadledger serve keys add NAME"
 HTTP_PORT = 80
@@ -156,14 +156,3 @@ class Slots:
                 self._taken[name] -= 1
                 if not self._taken[name]:
                     del self._taken[name]
-
-
-def too_many(what: str, most: int) -> ApiError:
-    """Return the 429 for a key that has `most` of something in progress already."""
-    return ApiError(
-        429,
-        f"Rate limit reached for {what} in progress: limit {most}. Please try again in {RETRY_AFTER_SECONDS}s.",
-        kind="requests",
-        code="rate_limit_exceeded",
-        headers={"retry-after": str(RETRY_AFTER_SECONDS)},
-    )

@@ -6,7 +6,7 @@ from collections import Counter, deque
 from collections.abc import Callable
 from threading import Lock
 
-from .access import too_many
+from .refusals import too_many
 
 Begin = Callable[[], object]
 Queue = deque[Begin]

@@ -86,3 +86,14 @@ def without_text(error: BaseException) -> BaseException:
     name = type(error).__name__
     text = f"{name}: {error}" if isinstance(error, ThreadledgerError) else name
     return HiddenError(text).with_traceback(error.__traceback__)
+
+
+def too_many(what: str, most: int) -> ApiError:
+    """Return the 429 for a key that has `most` of something in progress already."""
+    return ApiError(
+        429,
+        f"Rate limit reached for {what} in progress: limit {most}. Please try again in {RETRY_AFTER_SECONDS}s.",
+        kind="requests",
+        code="rate_limit_exceeded",
+        headers={"retry-after": str(RETRY_AFTER_SECONDS)},
+    )
