@@ -15,7 +15,7 @@ from threadledger.adapters.server.server import Server
 from threadledger.adapters.wire import ApiError
 from threadledger.domain.errors import InvalidSettings
 
-from .speaking import OTHER_KEY, OWN_KEY, READ_KEY, Keys, bearer, connected, read, say
+from .speaking import OTHER_KEY, OWN_KEY, READ_KEY, Keys, bearer, connected, head, read, say
 
 Serve = Callable[..., Any]
 
@@ -46,6 +46,14 @@ def test_without_a_key_a_request_is_401_in_the_providers_words(serve: Serve, key
     for path in (PATH, "/v1/nowhere"):
         refused = say(serve(HANDLERS, keys=keys), "GET", path, **given)
         assert (refused.status, refused.error["message"][:33]) == (401, "You didn't provide an API key. Yo")
+
+
+@pytest.mark.parametrize("sized", ["Content-Length: 65537", "Transfer-Encoding: chunked"])
+def test_a_large_body_is_not_read_before_the_key_is_known(serve: Serve, keys: Keys, sized: str) -> None:
+    server = serve({"create_thread": lambda *_: {}}, keys=keys)
+    with connected(server) as line:
+        line.sendall(head(server, "POST", "/v1/threads", "Content-Type: application/json", sized))
+        assert read(line).status == 401
 
 
 def test_a_wrong_key_is_401_and_is_not_shown(serve: Serve, keys: Keys) -> None:
