@@ -244,15 +244,20 @@ def _answered(
 # Reading
 
 
-def find_run(served: Served, call: ServedCall, version: int | None = None) -> FoundRun | ImportedRun:
+def find_run(served: Served, call: ServedCall) -> FoundRun | ImportedRun:
     """Return a run of a thread of the caller; one whose time is over has ended before it is returned.
-
-    `version` is that of its first event, if it is known.
 
     Raises:
         ApiError: a 404.
     """
-    thread, run_id = find_thread(served, call), call.ids["run_id"]
+    return _run_of(served, call, find_thread(served, call))
+
+
+def _run_of(
+    served: Served, call: ServedCall, thread: FoundThread, version: int | None = None
+) -> FoundRun | ImportedRun:
+    """Return a run of a thread; `version` is that of its first event, if it is known."""
+    run_id = call.ids["run_id"]
     found = _own_run(thread, run_id, version)
     if found is None:
         imported = imported_run(thread, run_id)
@@ -337,19 +342,19 @@ def _found(thread: FoundThread, run: ServedRun) -> FoundRun:
 
 def retrieve(served: Served, call: ServedCall) -> Json:
     """Return a run (GET …/runs/{run_id}); the SDK's poll helper gets it when it has ended, or after a second."""
-    is_waited_for = call.request_headers.get(POLL_HELPER) == "true"
-    live = _live(served, call) if is_waited_for else None
+    thread = find_thread(served, call)
+    live = _live(served, call, thread) if call.request_headers.get(POLL_HELPER) == "true" else None
     if live is not None:
         live.wait(POLL_WAIT_SECONDS)
     call.headers[POLL_HEADER] = "0" if live is not None else str(POLL_AFTER_MS)
-    return find_run(served, call, live.version if live is not None else None).object()
+    return _run_of(served, call, thread, live.version if live is not None else None).object()
 
 
-def _live(served: Served, call: ServedCall) -> LiveRun | None:
+def _live(served: Served, call: ServedCall, thread: FoundThread) -> LiveRun | None:
     """Return the run that a request names if it runs in this process, before anything of it is read."""
     exchange_id = uuid_in(RUN, call.ids["run_id"])
     live = served.runner.live(exchange_id) if exchange_id is not None else None
-    return live if live is not None and live.key == find_thread(served, call).key else None
+    return live if live is not None and live.key == thread.key else None
 
 
 def list_(served: Served, call: ServedCall) -> Json:

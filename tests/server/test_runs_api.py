@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 
@@ -298,3 +299,22 @@ def test_a_thread_and_its_run_are_created_together(app: App, client: OpenAI) -> 
     assert client.beta.threads.retrieve(run.thread_id).metadata == {"a": "1"}
     said = client.beta.threads.messages.list(run.thread_id, order="asc").data
     assert [each.role for each in said] == ["user", "assistant"]
+
+
+def test_a_poll_that_waits_for_a_run_whose_thread_is_deleted_is_404(
+    open_api: Callable[..., Any], upstream: ChatOnly
+) -> None:
+    server = open_api()
+    with OpenAI(base_url=server.base_url, api_key="any", max_retries=0) as client, upstream.held():
+        app = App(client)
+        run = app.runs.create(app.thread.id, assistant_id=app.assistant.id)
+        upstream.wait_for(1)
+        [live] = server.served.runner._live.values()
+        with ThreadPoolExecutor(1) as pool:
+            waiting = threading.Event()
+            wait, live.wait = live.wait, lambda seconds: (waiting.set(), wait(seconds))
+            polled = pool.submit(app.runs.poll, run.id, app.thread.id)
+            assert waiting.wait(SECONDS_MAX)
+            client.beta.threads.delete(app.thread.id)
+            with pytest.raises(openai.NotFoundError):
+                polled.result()
