@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from functools import partial
 from typing import Any
 
 from threadledger.domain.effects import waking
@@ -41,15 +42,19 @@ class WakeableStream:
 
     def start_tls(self, *given: Any, **options: Any) -> WakeableStream:
         """Return the connection with TLS on it."""
-        with waking(self._shut_down):
+        connection: socket.socket = self._stream.get_extra_info("socket")
+        with connection.dup() as same, waking(partial(_shut_down, same)):  # TLS takes the socket from its object
             return WakeableStream(self._stream.start_tls(*given, **options))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
     def _shut_down(self) -> None:
-        connection: socket.socket = self._stream.get_extra_info("socket")
-        socket.socket.shutdown(connection, socket.SHUT_RDWR)  # that of a TLS connection would unwrap it first
+        _shut_down(self._stream.get_extra_info("socket"))
+
+
+def _shut_down(connection: socket.socket) -> None:
+    socket.socket.shutdown(connection, socket.SHUT_RDWR)  # that of a TLS connection would unwrap it first
 
 
 def make_wakeable(client: Any) -> Any:

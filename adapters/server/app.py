@@ -59,6 +59,10 @@ HEALTH_PATH = "/health"
 OWN_ROUTES = (Route("list_threads", "GET", "/threads", "assistants"),)
 """Routes that the provider does not have."""
 
+WAITING_OPERATION = "create_completion"
+"""Operation whose whole answer waits for a model too."""
+
+EVERY_KEY = ""
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")
 CREDENTIALS = ("authorization", "proxy-authorization", "api-key", "x-api-key", "cookie")
 """Headers that a handler does not see."""
@@ -119,6 +123,7 @@ class ServerApp:
         self._router = Router(route for route in (*ROUTES, *OWN_ROUTES) if route.operation in handlers)
         self._requests = Slots(self.limits.requests_per_key, "requests")
         self._streams = Slots(self.limits.streams_per_key, "streams")
+        self._waiting = Slots(self.limits.waiting_requests, "chat completions and streams of all keys")
         self._unknown = UnknownFields()
         self._threads = DaemonThreads(self.limits.threads, "threadledger-handler")
         self._in_progress: set[RequestInProgress] = set()
@@ -261,13 +266,20 @@ class ServerApp:
                 self._admit(call, incoming, address, held)
             with unknown_fields_noted(partial(self._unknown.note, call.route)):
                 self._read(call, incoming, address)
-                if not (call.wants_stream and call.route is not None and call.route.streams):
-                    return self._carry_out(request, call, incoming)
-                with self._streams.taken(call.caller.name):
+                with ExitStack() as waiting:
+                    self._take_slots(call, waiting)
                     return self._carry_out(request, call, incoming)
         except Exception as error:  # noqa: BLE001 - every error becomes a refusal
             refusal = _refused(error, request.request_id)
             return WholeAnswer(refusal.status, refusal.headers, json.dumps(refusal.body()).encode())
+
+    def _take_slots(self, call: ServedCall, held: ExitStack) -> None:
+        """Take the slots of a request that waits for a model, until `held` is closed: it occupies its thread meanwhile."""
+        is_stream = call.wants_stream and call.route is not None and call.route.streams
+        if is_stream:
+            held.enter_context(self._streams.taken(call.caller.name))
+        if is_stream or (call.route is not None and call.route.operation == WAITING_OPERATION):
+            held.enter_context(self._waiting.taken(EVERY_KEY))
 
     def _note_end(self, call: ServedCall, request_id: str, delivered: bool) -> None:
         if call.request_key:
@@ -342,9 +354,9 @@ class UnknownFields:
 def _refused(error: Exception, request_id: str) -> ApiError:
     """Return the refusal for an error, which is logged if the server is at fault."""
     refusal = refusal_of(error, request_id)
-    if refusal.status == HTTPStatus.INTERNAL_SERVER_ERROR:
+    if refusal.status == HTTPStatus.INTERNAL_SERVER_ERROR and not isinstance(error, ApiError):
         logger.error("%s failed", request_id, exc_info=without_text(error))
-    elif refusal.status > HTTPStatus.INTERNAL_SERVER_ERROR:
+    elif refusal.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         reason = redact(str(error)) if isinstance(error, ThreadledgerError) else refusal.message
         logger.warning("%s failed: %s", request_id, reason)
     return refusal

@@ -16,7 +16,8 @@ REQUESTS_PER_KEY_MAX = 256  # in progress
 STREAMS_PER_KEY_MAX = 64  # in progress
 EXCHANGES_PER_KEY_MAX = 256  # that run at a time; as many as the requests of a key
 EXCHANGES_MAX = 512  # of all keys that run at a time: so one key takes at most a half
-HANDLER_THREADS_MAX = 512  # a request in progress takes one
+HANDLER_THREADS_MAX = 1_024  # a request in progress takes one
+WAITING_REQUESTS_MAX = 896  # chat completions and streams of all keys; the other threads are for what does not wait
 
 JSON_DEPTH_MAX = 100  # levels of objects and arrays in a body
 JSON_VALUES_MAX = (
@@ -44,4 +45,5 @@ class ServerLimits:
     exchanges_per_key: int = EXCHANGES_PER_KEY_MAX
     exchanges: int = EXCHANGES_MAX
     threads: int = HANDLER_THREADS_MAX
+    waiting_requests: int = WAITING_REQUESTS_MAX
     stop_grace_seconds: float = STOP_GRACE_SECONDS

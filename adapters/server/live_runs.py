@@ -85,6 +85,11 @@ class LiveRun:
             return
 
     @property
+    def is_answered(self) -> bool:
+        """Return whether the answer is stored."""
+        return any(part is not None and part.type == "answer" for part in self.parts[-2:])
+
+    @property
     def is_over(self) -> bool:
         """Return whether the run has ended, or waits for results."""
         return bool(self.parts) and self.parts[-1] is None

@@ -287,7 +287,8 @@ class Runner:
             else:
                 self._give_up(live, exchange)
         except Interrupted:
-            live.error = StoreUnavailable("the server stops, or all listeners have left: send the request again")
+            if not live.is_answered:
+                live.error = StoreUnavailable("the server stops, or all listeners have left: send the request again")
         except Exception as error:  # noqa: BLE001 - each listener raises it
             live.error = error
         finally:
@@ -443,7 +444,9 @@ class Runner:
         if name not in state.answered:
             return True  # it was of a deleted conversation whose key is used again
         newest = islice(journal.newest(live.key), NEWEST_EVENTS_READ)
-        return any(isinstance(event, e.ExchangeCancelled) and event.exchange_id == name for event in newest)
+        kinds = e.ExchangeCancelled, e.RunStarted, e.MessageJournaled  # what is older was of an earlier run of it
+        last = next((event for event in newest if isinstance(event, kinds) and event.exchange_id == name), None)
+        return isinstance(last, e.ExchangeCancelled)
 
     def _share_of(self, key: str, exchange_id: str) -> str:
         """Return the actor that has requested an exchange."""

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import re
+import signal
 import socket
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import suppress
+import threading
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from types import FrameType, TracebackType
 from typing import Any, Protocol, Self
 
@@ -132,11 +134,12 @@ class Server:
         """
         listening = self._open()
         listener = self._listener = self._made_listener(announce)
-        try:
-            asyncio.run(listener.serve([listening]))
-        finally:
-            if not listener.is_forced:
-                self._close()
+        with _interrupted_by_sigterm():  # while runs end, when the event loop has ended
+            try:
+                asyncio.run(listener.serve([listening]))
+            finally:
+                if not listener.is_forced:
+                    self._close()
         return not listener.is_forced
 
     def __enter__(self) -> Self:
@@ -202,6 +205,19 @@ class ServerListener(Listener):
             each.cancel()
             with suppress(asyncio.CancelledError):  # it was cancelled in the line before
                 await each
+
+
+@contextmanager
+def _interrupted_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM end this thread as Ctrl-C does, unless the event loop handles both; only the main thread can."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def open_server(ledger: Ledger, settings: Settings, keys: KeyLookup | None = None, **options: Any) -> Server:

@@ -35,6 +35,8 @@ class Interruption:
         self._came = Event()
         self._error: BaseException | None = None
         self._wake: Callable[[], object] | None = None
+        self._was_woken = False
+        """Whether what this thread waited for was ended: its result is not what the other side meant."""
 
     def interrupt(self, error: BaseException) -> None:
         """Raise an error in the effects, once: at once if they wait, or when they wait next."""
@@ -42,6 +44,7 @@ class Interruption:
             self._error = error
             self._came.set()
             if self._wake is not None:
+                self._was_woken = True
                 with suppress(OSError):  # the connection has ended meanwhile
                     self._wake()
 
@@ -82,10 +85,13 @@ class Interruption:
                 return effect.do()
         self._check()
         try:
-            return performed(effect, wait)
+            result = performed(effect, wait)
         except Exception:
             self._check()  # it is the reason
             raise
+        if self._was_woken:
+            self._check()
+        return result
 
     def _wait(self, seconds: float) -> None:
         self._came.wait(seconds)
@@ -94,7 +100,7 @@ class Interruption:
     def _check(self) -> None:
         """Raise what has interrupted the effects, unless it was raised before."""
         with self._lock:
-            error, self._error = self._error, None
+            error, self._error, self._was_woken = self._error, None, False
             self._came.clear()
         if error is not None:
             raise error

@@ -642,6 +642,19 @@ def test_a_call_that_was_woken_raises_what_has_interrupted_it(interrupting: Inte
     assert interrupting.of(called(call)) == ["ListenerLeft", "cleaned"]
 
 
+def test_a_call_that_was_woken_has_no_result(interrupting: Interrupting) -> None:
+    """The end of a connection may look like the end of an answer."""
+    woken = threading.Event()
+
+    def call() -> str:
+        with waking(woken.set):
+            interrupting.pool.submit(interrupting.interrupt)
+            assert woken.wait(60.0)
+        return "half an answer"
+
+    assert interrupting.of(called(call)) == ["Interrupted", "cleaned"]
+
+
 def test_a_call_that_begins_to_wait_after_the_interruption_does_not_wait(interrupting: Interrupting) -> None:
     def call() -> None:
         interrupting.interrupt()

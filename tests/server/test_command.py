@@ -21,8 +21,10 @@ from openai import OpenAI
 from threadledger.adapters.server import require_path
 from threadledger.domain.errors import InvalidSettings
 
+from .chat_only import ChatOnly
 from .speaking import SECONDS_MAX, accepts, connected, head, read, until
 
+HELLO: Any = [{"role": "user", "content": "Hello"}]
 COMMAND = "from threadledger.cli import main; raise SystemExit(main())"
 WAITING = f"""
 import sys
@@ -109,6 +111,21 @@ def test_a_second_signal_ends_it_at_once() -> None:
         until(lambda: not accepts(server))
         server.process.send_signal(signal.SIGINT)
         server.process.wait(timeout=5)  # the request could take ten seconds
+    assert server.process.returncode == 130
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the SDK's, of every call of the Assistants API
+def test_a_second_signal_ends_it_at_once_also_while_runs_end(upstream: ChatOnly) -> None:
+    given = {"OPENAI_BASE_URL": upstream.base_url, "OPENAI_API_KEY": "sk-test", "THREADLEDGER_BACKENDS": "chat"}
+    with running(env=given) as server, upstream.held():
+        with OpenAI(base_url=server.base_url, api_key="any", max_retries=0) as client:
+            assistant = client.beta.assistants.create(model="gpt-5.5")
+            client.beta.threads.create_and_run(assistant_id=assistant.id, thread={"messages": HELLO})
+        upstream.wait_for(1)
+        server.process.send_signal(signal.SIGTERM)
+        until(lambda: not accepts(server))
+        server.process.send_signal(signal.SIGTERM)
+        server.process.wait(timeout=4)  # the run could take five seconds
     assert server.process.returncode == 130
 
 

@@ -157,6 +157,21 @@ def test_free_slots_go_to_the_keys_in_turns() -> None:
     assert begun[-1] == "at once"
 
 
+def test_requests_that_wait_leave_threads_to_others(open_api: Callable[..., Any], upstream: ChatOnly) -> None:
+    server = open_api(limits=ServerLimits(waiting_requests=1))
+    said: Any = {"model": "gpt-5.5", "messages": [{"role": "user", "content": "Hello"}]}
+    with OpenAI(base_url=server.base_url, api_key="any", max_retries=0) as client, ThreadPoolExecutor(1) as pool:
+        with upstream.held():
+            first = pool.submit(client.chat.completions.create, **said)
+            upstream.wait_for(1)
+            with pytest.raises(openai.RateLimitError, match="of all keys in progress: limit 1") as refused:
+                client.chat.completions.create(**said, stream=True)
+            assert refused.value.response.headers["retry-after"] == "1"
+            assert client.models.list().data
+        assert first.result().choices
+        assert client.chat.completions.create(**said).choices
+
+
 def test_upkeep_that_fails_is_logged_once_and_once_when_it_works_again(
     connect: Callable[[str], OpenAI], lines: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
