@@ -6,11 +6,13 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 from openai import OpenAI
 
+from threadledger.adapters.wakeable_http import WakeableStream
 from threadledger.domain.conversation import events as e
 
 from .assistant_app import App
@@ -51,37 +53,60 @@ class Silent:
         self._listening.close()
 
 
-@pytest.fixture(params=[("https", b""), ("http", b""), ("http", TO_ITS_END)], ids=["handshake", "headers", "body"])
-def silent(request: pytest.FixtureRequest) -> Iterator[tuple[Silent, str]]:
-    scheme, sent = request.param
+@dataclass
+class Waiting:
+    """What the server waits for: a provider at an address, and how often it has begun to read from it."""
+
+    provider: Silent
+    base_url: str
+    reads_needed: int
+    reads: list[int] = field(default_factory=list)
+
+    def wait(self) -> None:
+        """Block until the server waits for the part that never comes."""
+        assert self.provider.asked.wait(SECONDS_MAX)
+        until(lambda: len(self.reads) >= self.reads_needed)
+
+
+@pytest.fixture(
+    params=[("https", b"", 0), ("http", b"", 1), ("http", TO_ITS_END, 2)], ids=["handshake", "headers", "body"]
+)
+def silent(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Waiting]:
+    scheme, sent, reads = request.param
+    read = WakeableStream.read
     with closing(Silent(sent)) as provider:
-        yield provider, f"{scheme}://127.0.0.1:{provider.port}/v1"
+        waiting = Waiting(provider, f"{scheme}://127.0.0.1:{provider.port}/v1", reads)
+
+        def counted(own: WakeableStream, *given: Any) -> bytes:
+            waiting.reads.append(1)
+            return read(own, *given)
+
+        monkeypatch.setattr(WakeableStream, "read", counted)
+        yield waiting
 
 
-def test_a_cancelled_run_leaves_it_at_once(open_api: Callable[..., Any], silent: tuple[Silent, str]) -> None:
-    provider, base_url = silent
-    server = open_api(openai_base_url=base_url, retries=2)
+def test_a_cancelled_run_leaves_it_at_once(open_api: Callable[..., Any], silent: Waiting) -> None:
+    server = open_api(openai_base_url=silent.base_url, retries=2)
     with OpenAI(base_url=server.base_url, api_key="any", max_retries=0) as client:
         app = App(client)
         run = app.runs.create(app.thread.id, assistant_id=app.assistant.id)
-        assert provider.asked.wait(SECONDS_MAX)
+        silent.wait()
         assert app.runs.cancel(run.id, thread_id=app.thread.id).status == "cancelled"
-        assert provider.left.wait(SECONDS_MAX)
+        assert silent.provider.left.wait(SECONDS_MAX)
         until(lambda: not server.served.runner._running)
 
 
 def test_a_server_that_stops_leaves_it_and_its_run_to_another_process(
-    open_api: Callable[..., Any], silent: tuple[Silent, str], monkeypatch: pytest.MonkeyPatch
+    open_api: Callable[..., Any], silent: Waiting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    provider, base_url = silent
     monkeypatch.setattr("threadledger.adapters.server.runner.STOP_SECONDS", 0.0)
-    server = open_api(openai_base_url=base_url, retries=0)
+    server = open_api(openai_base_url=silent.base_url, retries=0)
     with OpenAI(base_url=server.base_url, api_key="any", max_retries=0) as client:
         app = App(client)
         app.runs.create(app.thread.id, assistant_id=app.assistant.id)
-    assert provider.asked.wait(SECONDS_MAX)
+    silent.wait()
     server.served.runner.stop()
-    assert provider.left.wait(SECONDS_MAX)
+    assert silent.provider.left.wait(SECONDS_MAX)
     journal = server.served.ledger.journal
     [failed] = (each for each in journal.history(app.thread.id) if isinstance(each, e.RunFailed))
     assert failed.status == "interrupted"
