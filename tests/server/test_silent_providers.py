@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,13 +40,13 @@ class Silent:
                 line, _ = self._listening.accept()
             except OSError:
                 return
-            with line:
+            with line, suppress(ConnectionError):  # one that is broken off may be reset
                 line.recv(100_000)
                 line.sendall(self._sent)
                 self.asked.set()
                 while line.recv(100_000):
                     pass
-                self.left.set()
+            self.left.set()
 
     def close(self) -> None:
         """Accept no more connections."""
