@@ -77,9 +77,9 @@ def silent(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
     with closing(Silent(sent)) as provider:
         waiting = Waiting(provider, f"{scheme}://127.0.0.1:{provider.port}/v1", reads)
 
-        def counted(own: WakeableStream, *given: Any) -> bytes:
+        def counted(own: WakeableStream, *given: Any, **options: Any) -> bytes:
             waiting.reads.append(1)
-            return read(own, *given)
+            return read(own, *given, **options)
 
         monkeypatch.setattr(WakeableStream, "read", counted)
         yield waiting
