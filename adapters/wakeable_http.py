@@ -43,7 +43,8 @@ class WakeableStream:
     def start_tls(self, *given: Any, **options: Any) -> WakeableStream:
         """Return the connection with TLS on it."""
         connection: socket.socket = self._stream.get_extra_info("socket")
-        with connection.dup() as same, waking(partial(_shut_down, same)):  # TLS takes the socket from its object
+        same = socket.fromfd(connection.fileno(), connection.family, connection.type)  # TLS takes it from its object
+        with same, waking(partial(_shut_down, same)):
             return WakeableStream(self._stream.start_tls(*given, **options))
 
     def __getattr__(self, name: str) -> Any:
