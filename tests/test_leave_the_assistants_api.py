@@ -23,7 +23,7 @@ PAGE = ROOT / "docs" / "leave-the-assistants-api.md"
 DUMP = ROOT / "examples" / "assistants-dump.json"
 
 pytestmark = [
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # the SDK's, of every call of the Assistants API
     pytest.mark.skipif(not DUMP.is_file(), reason="the tests run against the wheel, without the tree"),
 ]
 

@@ -221,7 +221,7 @@ def _rising(entries: Sequence[Entry]) -> list[float]:
     times: list[float] = []
     for entry in entries:
         at = float("-inf")
-        with suppress(ValueError):
+        with suppress(ValueError):  # a time that is none counts as unknown
             at = from_iso(entry.written_at).timestamp() if entry.written_at is not None else at
         times.append(max(at, times[-1] if times else at))
     return times

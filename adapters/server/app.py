@@ -192,7 +192,8 @@ class ServerApp:
                 incoming = replace(incoming, body=await request.read_body())
             watch = asyncio.ensure_future(request.watch())
             try:
-                reply = await self._threads.call(partial(self._perform, request, call, incoming, address, own))
+                carry_out = partial(self._carried_out, request, call, incoming, address, own)
+                reply = await self._threads.call(partial(self._perform, request, call, carry_out))
                 if reply is not None:
                     await self._reply(request, call, reply)
             finally:
@@ -236,18 +237,10 @@ class ServerApp:
             _require_json(incoming)
 
     def _perform(
-        self,
-        request: RequestInProgress,
-        call: ServedCall,
-        incoming: IncomingRequest,
-        address: Address | None,
-        held: ExitStack | None,
+        self, request: RequestInProgress, call: ServedCall, carry_out: Callable[[], WholeAnswer | None]
     ) -> WholeAnswer | None:
-        """Carry out a request and return its whole answer; a stream is sent here, and None returned, as without a client.
-
-        The request is admitted first, unless `held` is None because it is already.
-        """
-        reply = self._carried_out(request, call, incoming, address, held)
+        """Carry out a request and return its whole answer; None without a client, and after a stream."""
+        reply = carry_out()
         if reply is not None and request.gone.is_set():  # the event loop may not wait for it any more
             self._note_end(call, request.request_id, False)
             return None
@@ -261,6 +254,10 @@ class ServerApp:
         address: Address | None,
         held: ExitStack | None,
     ) -> WholeAnswer | None:
+        """Return the whole answer to a request, also a refusal; a stream is sent here, and None returned.
+
+        The request is admitted first, unless `held` is None because it is already.
+        """
         try:
             if held is not None:
                 self._admit(call, incoming, address, held)

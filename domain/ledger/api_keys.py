@@ -196,7 +196,7 @@ class ApiKeys:
         if head is None:
             return ()
         if head.state_schema == KEYS_SCHEMA:
-            with suppress(ValueError, TypeError, AttributeError, LookupError):
+            with suppress(ValueError, TypeError, AttributeError, LookupError):  # damaged: they follow from the events
                 return _restored(head.state)
         keys: HashedKeys = ()
         for event in self._journal.stream(SERVE_KEYS):

@@ -236,7 +236,7 @@ class AssistantStore:
 
 def _stream_in_use(tenant: str, assistant_id: str) -> str | None:
     """Return the name of the stream of an assistant; None if no assistant can have this id."""
-    with suppress(InvalidInput):
+    with suppress(InvalidInput):  # such an id has no stream
         return assistant_stream(tenant, assistant_id)
     return None
 

@@ -13,7 +13,7 @@ from threadledger.domain.errors import ProviderRefused
 from .importing import end, memory, said, states
 
 # The SDK warns at each call of the Assistants API; `test_settings.py` checks that our own calls suppress it.
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the SDK's, of every call of the Assistants API
 
 TOOL = {"tool_calls": [{"name": "weather", "arguments": {"city": "Bern"}}]}
 MESSAGES = "GET /threads/{thread_id}/messages"

@@ -20,7 +20,7 @@ from threadledger.domain.ledger import Ledger
 
 from .metering import Cost, Meter, growth
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the SDK's, of every call of the Assistants API
 
 SMALL, LARGE = 1_100, 2_200
 """Numbers of messages; they are more than the 1,000 events that are read at a time."""

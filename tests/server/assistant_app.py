@@ -20,7 +20,7 @@ class App:
     def __init__(self, client: OpenAI, **assistant: Any) -> None:
         self.client, self.runs = client, client.beta.threads.runs
         self.messages = client.beta.threads.messages
-        self.assistant = client.beta.assistants.create(model="gpt-5.5", tools=[WEATHER], **assistant)  # type: ignore[list-item]
+        self.assistant = client.beta.assistants.create(model="gpt-5.5", tools=[WEATHER], **assistant)  # type: ignore[list-item] # the SDK's own types
         self.thread = client.beta.threads.create(messages=[{"role": "user", "content": "Hello"}])
 
     def run(self, **options: Any) -> Any:
@@ -43,4 +43,4 @@ class App:
     @property
     def said(self) -> list[str]:
         listed = self.messages.list(self.thread.id, order="asc")
-        return [each.content[0].text.value for each in listed]  # type: ignore[union-attr]
+        return [each.content[0].text.value for each in listed]  # type: ignore[union-attr] # every content here is text

@@ -18,7 +18,7 @@ from .assistant_app import CALL, App
 from .test_chat_completions import HELLO, WEATHER, ask
 from .test_runs_api import events_of
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the SDK's, of every call of the Assistants API
 
 PARCEL: dict[str, Any] = {"role": "user", "content": "Where is my parcel?"}
 

@@ -34,8 +34,8 @@ from .speaking import accepts, until
 
 pytestmark = [
     pytest.mark.crash,
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-]  # the SDK's, of every call of the Assistants API
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # the SDK's, of every call of the Assistants API
+]
 
 SEED = 18
 KILLS = 50 if "THREADLEDGER_SOAK" in os.environ else 5

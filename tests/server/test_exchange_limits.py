@@ -27,7 +27,7 @@ from threadledger.domain.errors import StoreUnavailable
 from .chat_only import ChatOnly
 from .speaking import OTHER_KEY, OWN_KEY, Keys, until
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the SDK's, of every call of the Assistants API
 
 PER_KEY = 2
 
@@ -99,7 +99,7 @@ def test_a_chat_completion_above_the_share_of_its_key_is_refused_and_stores_noth
     one, other, hello = connect(OWN_KEY), connect(OTHER_KEY), {"role": "user", "content": "Hello"}
 
     def ask(client: OpenAI) -> Any:
-        return client.chat.completions.create(model="gpt-4o", messages=[hello])  # type: ignore[list-item]
+        return client.chat.completions.create(model="gpt-4o", messages=[hello])  # type: ignore[list-item] # the SDK's own types
 
     with ThreadPoolExecutor(PER_KEY + 1) as pool:
         with upstream.held():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +93,10 @@ def test_config_shows_the_table_and_its_origin(capsys: pytest.CaptureFixture[str
     from threadledger.cli import main
 
     FILE.write_text(WHOLE)
-    shown: Callable[[], str] = lambda: capsys.readouterr().out  # noqa: E731
+
+    def shown() -> str:
+        return capsys.readouterr().out
+
     assert main(["config", "-o", "csv"]) == 0
     lines = shown().splitlines()
     assert "serve.hosted_tools,drop" in lines

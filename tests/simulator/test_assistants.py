@@ -7,7 +7,7 @@ from threadledger.adapters.simulator import Simulator
 from .helpers import refused
 
 # The SDK warns at each call of the Assistants API; `test_settings.py` checks that our own calls suppress it.
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the SDK's, of every call of the Assistants API
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from openai import AsyncAzureOpenAI, AzureOpenAI, OpenAI
 from threadledger.adapters.simulator import Simulator
 
 # The SDK warns at each call of the Assistants API; `test_settings.py` checks that our own calls suppress it.
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the SDK's, of every call of the Assistants API
 HELLO = [{"role": "user", "content": "hello there"}]
 VERSION = "2026-10-01"
 

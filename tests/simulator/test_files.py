@@ -15,7 +15,7 @@ from threadledger.adapters.wire import limits, multipart
 
 from .helpers import refused
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the SDK's, of every call of the Assistants API
 PDF = b"%PDF-1.7 \r\n--not a boundary\r\n\r\n" + bytes(range(256)) * 40
 MODEL = {"model": "any-model"}
 

@@ -276,7 +276,7 @@ def test_an_answer_without_the_reasoning_it_followed_is_refused(client, simulato
     assert ask(client, ASKED, {"role": "assistant", "content": "It is 7."}, ASKED).status == "completed"
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the SDK's, of every call of the Assistants API
 @pytest.mark.parametrize(
     ("message", "param", "words"),
     [

@@ -137,7 +137,7 @@ def test_a_json_object_is_refused_where_nothing_says_json(client):
     assert said.status == "completed"
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the SDK's, of every call of the Assistants API
 @pytest.mark.parametrize(
     ("given", "param", "code"),
     [

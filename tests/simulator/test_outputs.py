@@ -6,7 +6,7 @@ from threadledger.adapters.simulator import Script, ScriptError, Simulator
 
 from .helpers import FILE_CITATION, OUTPUTS, URL_CITATION, refused
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the SDK's, of every call of the Assistants API
 MODEL = {"model": "any-model"}
 ASKED = {**MODEL, "input": "x"}
 HELLO = {**MODEL, "messages": [{"role": "user", "content": "x"}]}

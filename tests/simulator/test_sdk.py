@@ -26,7 +26,7 @@ from openai.types.responses import ParsedResponse, Response, ResponseInputMessag
 from openai.types.responses.input_token_count_response import InputTokenCountResponse
 
 # The SDK warns at each call of the Assistants API; `test_settings.py` checks that our own calls suppress it.
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the SDK's, of every call of the Assistants API
 TOOL = {"tool_calls": [{"name": "weather", "arguments": {"city": "Bern"}}]}
 HELLO = [{"role": "user", "content": "hello there"}]
 RUN_OUTPUTS = "beta.threads.runs.submit_tool_outputs"

@@ -12,7 +12,7 @@ from .helpers import refused
 DESCRIPTION = Path(__file__).parents[3] / "shared" / "data" / "openai-openapi.json"
 pytestmark = [
     # The SDK warns at each call of the Assistants API; `test_settings.py` checks that our own calls suppress it.
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # the SDK's, of every call of the Assistants API
     pytest.mark.skipif(not DESCRIPTION.exists(), reason="OpenAI's OpenAPI description is not here"),
 ]
 TOOL = {"tool_calls": [{"name": "weather", "arguments": {}}]}

@@ -15,7 +15,7 @@ from threadledger.adapters.simulator import Simulator, StateError
 from threadledger.adapters.simulator.control import state
 
 # The SDK warns at each call of the Assistants API; `test_settings.py` checks that our own calls suppress it.
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the SDK's, of every call of the Assistants API
 HELLO = [{"role": "user", "content": "hello there"}]
 TOOL = {"tool_calls": [{"name": "weather", "arguments": {"city": "Bern"}}]}
 

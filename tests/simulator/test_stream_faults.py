@@ -14,7 +14,7 @@ from threadledger.adapters.wire import IncomingRequest
 from .helpers import until
 
 # The SDK warns at each call of the Assistants API; `test_settings.py` checks that our own calls suppress it.
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the SDK's, of every call of the Assistants API
 HELLO = [{"role": "user", "content": "hello there"}]
 CHAT, RESPONSES, RUNS = "POST /chat/completions", "POST /responses", "POST /threads/{thread_id}/runs"
 SURFACES = pytest.mark.parametrize("surface", [CHAT, RESPONSES, RUNS])

@@ -6,7 +6,7 @@ import pytest
 from .helpers import refused
 
 # The SDK warns at each call of the Assistants API; `test_settings.py` checks that our own calls suppress it.
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the SDK's, of every call of the Assistants API
 TOOL = {"tool_calls": [{"name": "weather", "arguments": {"city": "Bern"}}, {"name": "time", "arguments": {}}]}
 HELLO = [{"role": "user", "content": "hello there"}]
 CHAT, RESPONSES, RUNS = "POST /chat/completions", "POST /responses", "POST /threads/{thread_id}/runs"
