@@ -48,7 +48,10 @@ OPEN_MODULES = {
         for name in ("blobs", "budgets", "uploads", "places", "descriptions", "outcomes", "lookups", "served_notes")
     ),
     *(f"threadledger.domain.memory.{name}" for name in ("rendering", "sending", "tree")),
-    *(f"threadledger.domain.exchange.{name}" for name in ("recorded_tools", "served", "client_memory")),
+    *(
+        f"threadledger.domain.exchange.{name}"
+        for name in ("recorded_tools", "served", "served_responses", "client_memory")
+    ),
 }
 OPEN_ROOM = "threadledger.adapters.wire"
 """Modules that a room shows in addition to its face, and a room of which all modules are shown."""

@@ -154,7 +154,7 @@ def event_in_words(kind: str, data: dict[str, Any]) -> str:
             return _about_memory(kind, data)
         case "MessageRetracted" | "MessagePinned" | "MessageRated" | "MessageDescribed" | "ExchangeDescribed":
             return _about_message(kind, data)
-        case "CompletionStored" | "CompletionDeleted":
+        case "CompletionStored" | "CompletionDeleted" | "ResponseDeleted":
             return _about_completion(kind, data)
     return ", ".join(
         f"{name} {value}" for name, value in data.items() if name != "actor" and isinstance(value, (str, int)) and value
@@ -251,8 +251,8 @@ def _about_message(kind: str, data: dict[str, Any]) -> str:
 
 
 def _about_completion(kind: str, data: dict[str, Any]) -> str:
-    if kind == "CompletionDeleted":
-        return f"{data['completion_id']} can no longer be read"
+    if kind != "CompletionStored":
+        return f"{data.get('completion_id') or data['response_id']} can no longer be read"
     given = f" with metadata {', '.join(data['metadata'])}" if data["metadata"] else ""
     return f"{data['completion_id']} can be read: the answer {short(data['message_id'])}{given}"[:100]
 

@@ -59,8 +59,8 @@ HEALTH_PATH = "/health"
 OWN_ROUTES = (Route("list_threads", "GET", "/threads", "assistants"),)
 """Routes that the provider does not have."""
 
-WAITING_OPERATION = "create_completion"
-"""Operation whose whole answer waits for a model too."""
+WAITING_OPERATIONS = frozenset({"create_completion", "create_response"})
+"""Operations whose whole answer waits for a model too."""
 
 EVERY_KEY = ""
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")
@@ -275,7 +275,7 @@ class ServerApp:
         is_stream = call.wants_stream and call.route is not None and call.route.streams
         if is_stream:
             held.enter_context(self._streams.taken(call.caller.name))
-        if is_stream or (call.route is not None and call.route.operation == WAITING_OPERATION):
+        if is_stream or (call.route is not None and call.route.operation in WAITING_OPERATIONS):
             held.enter_context(self._waiting.taken(EVERY_KEY))
 
     def _note_end(self, call: ServedCall, request_id: str, delivered: bool) -> None:

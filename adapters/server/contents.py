@@ -143,7 +143,10 @@ def _part(part: Part, read_blob: Callable[[str], Iterator[bytes]]) -> Iterator[J
             yield made
         case Image() if part.url or (part.blob and part.size <= INLINE_BYTES_MAX):
             detail = part.detail if part.detail in ("low", "high", "auto") else "auto"
-            yield {"type": "image_url", "image_url": {"url": part.url or _data_url(part, read_blob), "detail": detail}}
+            yield {
+                "type": "image_url",
+                "image_url": {"url": part.url or data_url(part.media_type, part.blob, read_blob), "detail": detail},
+            }
         case Image():
             yield objects.text_part(f"[an image of {part.size:,} bytes]")
         case File():
@@ -166,6 +169,7 @@ def _other(part: Json) -> Iterator[Json]:
             yield objects.text_part(f"[{part.get('type') or 'a part of another kind'}]")
 
 
-def _data_url(part: Image, read_blob: Callable[[str], Iterator[bytes]]) -> str:
-    data = base64.b64encode(b"".join(read_blob(part.blob))).decode("ascii")
-    return f"data:{part.media_type or 'application/octet-stream'};base64,{data}"
+def data_url(media_type: str, address: str, read_blob: Callable[[str], Iterator[bytes]]) -> str:
+    """Return stored bytes as the address of data."""
+    data = base64.b64encode(b"".join(read_blob(address))).decode("ascii")
+    return f"data:{media_type or 'application/octet-stream'};base64,{data}"

@@ -8,6 +8,8 @@ from ..wire import Json, errors, objects
 from .assistants import HANDLERS_OF_ASSISTANTS
 from .calls import Handler, Served, ServedCall
 from .chat import HANDLERS_OF_CHAT
+from .conversations import HANDLERS_OF_CONVERSATIONS
+from .responses import HANDLERS_OF_RESPONSES
 from .runs import HANDLERS_OF_RUNS
 from .threads import HANDLERS_OF_THREADS
 
@@ -40,6 +42,8 @@ HANDLERS: Mapping[str, Handler] = {
     **HANDLERS_OF_THREADS,
     **HANDLERS_OF_RUNS,
     **HANDLERS_OF_CHAT,
+    **HANDLERS_OF_CONVERSATIONS,
+    **HANDLERS_OF_RESPONSES,
     "list_models": list_models,
     "retrieve_model": retrieve_model,
 }

@@ -35,7 +35,7 @@ def checked_tools(
     others = {index: kind for index, kind in enumerate(types) if kind != FUNCTION}
     if others:
         index, kind = next(iter(others.items()))
-        _require_dropping(kind, settings, f"{where}[{index}].type")
+        require_dropping(kind, settings, f"{where}[{index}].type")
     return [tool for index, tool in enumerate(given) if index not in others], _distinct(others.values())
 
 
@@ -51,7 +51,7 @@ def checked_choice(
     """
     kind = choice.get("type") if isinstance(choice, dict) else None
     if isinstance(kind, str) and kind != FUNCTION:
-        _require_dropping(kind, settings, f"{where}.type")
+        require_dropping(kind, settings, f"{where}.type")
         return None, [kind]
     return (None if choice == NEEDS_TOOLS and not functions else choice), []
 
@@ -86,7 +86,7 @@ def checked_resources(resources: Any, settings: ServeSettings, where: str = "too
     given: Mapping[str, Any] = an_object(resources, where) if resources is not None else {}
     used = [kind for kind, resource in given.items() if _has_any(resource)]
     if used:
-        _require_dropping(used[0], settings, f"{where}.{used[0]}")
+        require_dropping(used[0], settings, f"{where}.{used[0]}")
     return {}, used
 
 
@@ -98,7 +98,7 @@ def checked_search(options: Any, settings: ServeSettings, where: str = "web_sear
     """
     if options is None:
         return []
-    _require_dropping(WEB_SEARCH, settings, where)
+    require_dropping(WEB_SEARCH, settings, where)
     return [WEB_SEARCH]
 
 
@@ -124,7 +124,8 @@ def _type_of(tool: Any, where: str) -> str:
     return string(kind, f"{where}.type")
 
 
-def _require_dropping(kind: str, settings: ServeSettings, param: str) -> None:
+def require_dropping(kind: str, settings: ServeSettings, param: str) -> None:
+    """Raise a 400 for a tool of the provider, unless the settings say that such tools are left out."""
     if settings.hosted_tools != "drop":
         raise unsupported_tool(kind, param)
 

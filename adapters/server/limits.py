@@ -19,6 +19,10 @@ EXCHANGES_MAX = 512  # of all keys that run at a time: so one key takes at most 
 HANDLER_THREADS_MAX = 1_024  # a request in progress takes one
 WAITING_REQUESTS_MAX = 896  # chat completions and streams of all keys; the other threads are for what does not wait
 
+RESPONSE_SECONDS = 600.0  # of a response whose client waits for it
+RESPONSE_WINDOWS = {"soonest": 3_600.0, "2h": 7_200.0, "8h": 28_800.0}
+"""Time limit of a response in the background, in seconds, by the window that its request names."""
+
 JSON_DEPTH_MAX = 100  # levels of objects and arrays in a body
 JSON_VALUES_MAX = (
     100_000  # in a body; 2,000 messages with parts and calls have about 30,000. No other thread runs while it is parsed

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from threadledger.domain.conversation import events as e
 from threadledger.domain.conversation.messages import Message, ToolCall, restore_message
+from threadledger.domain.exchange.served_responses import SURFACE
 from threadledger.domain.failures import Cause, Failure, diagnose, redact
 from threadledger.domain.ids import now, to_iso
 
@@ -200,7 +201,7 @@ def _take(run: ServedRun, event: e.Event) -> bool:
         case e.ExchangeRequested() if own:
             if run.requested is None:
                 run.requested, run.created_at = event, event.timestamp
-            run.is_of_client = not event.background
+            run.is_of_client = not event.background or event.surface == SURFACE
             run.version = run.version or event.originator_version
         case e.RunStarted() if own and not event.shadow:
             run.started.append(event)
@@ -255,7 +256,11 @@ def last_error(run: ServedRun) -> Json | None:
     """Return the error of a failed run: a code that the API has, and the provider's message with our cause and run id."""
     if run.ended != "failed":
         return None
-    failed = run.failed
+    return error_object(run.failed)
+
+
+def error_object(failed: e.RunFailed | None) -> Json:
+    """Return the error of what ended with this failure, in the form of runs and responses."""
     if failed is None:
         return {"code": "server_error", "message": "No backend is configured, or the process that ran it stopped."}
     failure = Failure.of(failed)

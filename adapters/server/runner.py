@@ -19,9 +19,10 @@ from threadledger.domain.errors import (
     StoreUnavailable,
     ThreadledgerError,
 )
-from threadledger.domain.exchange import Conversing
+from threadledger.domain.exchange import Conversing, SentOptions
 from threadledger.domain.exchange.served import continued, expired
-from threadledger.domain.failures import redact
+from threadledger.domain.exchange.served_responses import SURFACE, outlives_its_process, stopped
+from threadledger.domain.failures import Failure, redact
 
 from .calls import STORED_PREFIX, idempotency_key_of
 from .daemon_threads import DaemonThreads
@@ -67,6 +68,7 @@ LEAVE_SECONDS = 2.0
 """How long a server that stops waits for calls that it has broken off, in seconds: an app's function may not return."""
 
 EXPIRED = "its time was over before it had an answer"
+STOPPED = "the process that answered the client stopped before there was an answer"
 
 End = tuple[str, str]
 """Stream and id of an exchange."""
@@ -131,26 +133,39 @@ class Runner:
         stream: bool = False,
         resumed: bool = False,
         share: str | None = None,
+        reserved: bool = False,
+        listens: bool = False,
         new: NewRequest | None = None,
     ) -> LiveRun:
         """Run an exchange that this process has claimed; return what listens to it. One that is running is not run again.
 
         One that is `resumed` was given the results for which it waited: what still runs of it only mirrors its calls, and it
         is run again after that. `new` is the request of one that was stored just now. It counts in the `share` of its actor,
-        unless another one is given, and waits if that is full.
+        unless another one is given, and waits if that is full; of one that was `reserved`, the reservation is used.
+        One that `listens` has to call `has_left` later.
         """
         share = actor or "" if share is None else share
         with self._changed:
             before = self._live.get(exchange_id)
             if before is not None and not before.is_over and not resumed:
+                before.listeners += listens
+                if reserved:
+                    self.give_back(share)
                 return before
             live = self._live[exchange_id] = self._new(key, exchange_id, share)
+            live.listeners += listens
             live.version = new[0].originator_version if new is not None else None
             self._running.add(live)
         begin = partial(self._begin, live, before, partial(self._run, live, actor, stream, new))
         live.begin = partial(self._threads.submit, begin)
-        self._slots.enter(share, live.begin)
+        self._slots.enter(share, live.begin, reserved=reserved)
         return live
+
+    def has_left(self, live: LiveRun) -> bool:
+        """Remove a listener from a run; return whether the run goes on without any."""
+        with self._changed:
+            live.listeners -= 1
+            return live.listeners == 0 and not live.is_over
 
     def live(self, exchange_id: str) -> LiveRun | None:
         """Return what listens to an exchange that this process runs; None if it does not."""
@@ -338,7 +353,8 @@ class Runner:
             waits = partial(self.notes.wait, *place)
             effects = continued(chat, live.exchange_id, stream=stream, waits=waits, new=new)
             live.interruption.perform(effects, put)
-        except AllBackendsFailed:
+        except AllBackendsFailed as error:
+            live.error = error
             self._note_end(*place)
         except Conflict as error:  # it has ended, or another process runs it
             logger.info("exchange %s of %r is not run here: %s", live.exchange_id, live.key, redact(str(error)))
@@ -448,12 +464,6 @@ class Runner:
         last = next((event for event in newest if isinstance(event, kinds) and event.exchange_id == name), None)
         return isinstance(last, e.ExchangeCancelled)
 
-    def _share_of(self, key: str, exchange_id: str) -> str:
-        """Return the actor that has requested an exchange."""
-        lookups = self._ledger.journal.lookups(key)
-        event = lookups.request_of(exchange_id) if lookups is not None else None
-        return event.actor or "" if event is not None else ""
-
     def _take_over(self) -> None:
         """Run or end exchanges that no living process runs: those of a stopped process, and those whose time is over."""
         if self._stopping.is_set():
@@ -463,9 +473,24 @@ class Runner:
                 continue
             if self.expire(key_of(stream), exchange_id) or not self.notes.hold(stream, exchange_id):
                 continue
-            logger.info("exchange %s of %r is continued here", exchange_id, key_of(stream))
-            share = self._share_of(key_of(stream), exchange_id)
-            self.run(key_of(stream), exchange_id, None, share=share)
+            self._continue(key_of(stream), exchange_id)
+
+    def _continue(self, key: str, exchange_id: str) -> None:
+        """Run an exchange that a stopped process has left, or end it if nobody waits for it any more."""
+        journal = self._ledger.journal
+        recorded = SentOptions.of(journal, key, exchange_id)
+        share = recorded.event.actor or "" if recorded is not None else ""
+        if recorded is not None and recorded.event.surface == SURFACE:
+            state = journal.require(key).state
+            exchange = state.open_exchanges.get(exchange_id)
+            has_begun = exchange is not None and bool(exchange.runs)
+            if not outlives_its_process(recorded.event, has_begun):
+                logger.info("response %s of %r is ended: its process has stopped", exchange_id, key)
+                stopped(journal, key, exchange_id, Failure("interrupted", message=STOPPED), STOPPED)
+                self._note_end(stream_of(key), exchange_id)
+                return
+        logger.info("exchange %s of %r is continued here", exchange_id, key)
+        self.run(key, exchange_id, None, share=share)
 
 
 def pause_after(failures: int, seconds: float) -> float:

@@ -194,19 +194,29 @@ def modify(served: Served, call: ServedCall) -> Json:
 def delete(served: Served, call: ServedCall) -> Json:
     """Delete a thread: its conversation ends, and its events remain for the audit (DELETE /threads/{thread_id})."""
 
-    def end(conversation: Conversation) -> None:
-        conversation.delete("deleted by the served API", interrupting=True)
-
     def delete_now() -> None:
         thread = find_thread(served, call)
         try:
-            thread.journal.commit(thread.key, end, also=call.also)
+            delete_conversation(served, call, thread)
         except ConversationNotFound:
             raise no_such("thread", thread.thread_id) from None
-        for exchange_id in thread.state.open_exchanges:
-            served.runner.cancel(thread.key, exchange_id)
 
     return deleted_once(served, call, delete_now, objects.deletion(call.ids["thread_id"], "thread.deleted"))
+
+
+def delete_conversation(served: Served, call: ServedCall, found: FoundThread) -> None:
+    """End the conversation of a thread, and break off what answers it.
+
+    Raises:
+        ConversationNotFound: it was deleted meanwhile.
+    """
+
+    def end(conversation: Conversation) -> None:
+        conversation.delete("deleted by the served API", interrupting=True)
+
+    found.journal.commit(found.key, end, also=call.also)
+    for exchange_id in found.state.open_exchanges:
+        served.runner.cancel(found.key, exchange_id)
 
 
 def list_(served: Served, call: ServedCall) -> Json:
@@ -372,6 +382,11 @@ def _find(thread: FoundThread, lookups: Lookups, message_id: str, param: str = "
 def _is_named(message: JournaledMessage, message_id: str) -> bool:
     """Return whether a message has this id: the ids of runs and steps lead to messages too."""
     return message_id in (message_id_of(message), wire_id(MESSAGE, message.message_id), message.message_id)
+
+
+def version_of_message(thread: FoundThread, lookups: Lookups, digits: str) -> int | None:
+    """Return the version of the message whose id has these digits; None if there is none."""
+    return _version_of(thread, lookups, f"{MESSAGE}{digits}")
 
 
 def _version_of(thread: FoundThread, lookups: Lookups, message_id: str) -> int | None:

@@ -9,7 +9,7 @@ The values of a run are defined here too: its plan (`RunPlan`) and what a backen
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -207,15 +207,19 @@ class Conversation:
         self.journal(question, exchange_id=exchange_id, idempotency_key=idempotency_key)
         return exchange_id
 
-    def be_free(self, before_abandoning: Callable[[str], None] = lambda exchange_id: None) -> None:
+    def be_free(
+        self, before_abandoning: Callable[[str], None] = lambda exchange_id: None, apart: Collection[str] = ()
+    ) -> None:
         """Close what a stopped process left open, so that nothing is being answered; see `ask`.
+
+        Exchanges that are `apart` are left as they are, with their runs.
 
         Raises:
             ConversationBusy: a run is open and not overdue, or an exchange is between two runs.
         """
         self.close_overdue_runs()
-        self._refuse_while_running()
-        for exchange_id in list(self.state.open_exchanges):
+        self._refuse_while_running(apart)
+        for exchange_id in [each for each in self.state.open_exchanges if each not in apart]:
             self._refuse_while_active(exchange_id)
             before_abandoning(exchange_id)
             self.abandon(exchange_id, "left unfinished by a process that stopped")
@@ -585,8 +589,10 @@ class Conversation:
         started = self.record(e.RunStarted, run_id=new_id(), exchange_id=exchange_id, deadline=deadline, **carried)
         return started.run_id
 
-    def _refuse_while_running(self) -> None:
+    def _refuse_while_running(self, apart: Collection[str] = ()) -> None:
         for run_id, run in self.state.open_runs.items():
+            if run.exchange_id in apart:
+                continue
             raise ConversationBusy(
                 f"{self.state.key!r} is being answered: run {run_id} on {run.backend} is open until {run.deadline}; "
                 "wait until it ends, then ask again"

@@ -193,6 +193,11 @@ def delete_completion(conversation: Conversation, completion_id: str) -> None:
     conversation.record(e.CompletionDeleted, completion_id=completion_id)
 
 
+def delete_response(conversation: Conversation, response_id: str) -> None:
+    """Record that a response can no longer be read; its messages remain."""
+    conversation.record(e.ResponseDeleted, response_id=response_id)
+
+
 def checked_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """Return what an app says about a message, as JSON of its own.
 

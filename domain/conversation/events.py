@@ -315,6 +315,12 @@ class CompletionDeleted(Event, frozen=True, kw_only=True):
     completion_id: str
 
 
+class ResponseDeleted(Event, frozen=True, kw_only=True):
+    """Record that a response can no longer be read or continued by its id; its messages remain in the conversation."""
+
+    response_id: str
+
+
 class ThreadLinked(Event, frozen=True, kw_only=True):
     """Record that the provider stores a copy of this memory under `thread_id`."""
 
@@ -643,6 +649,7 @@ EVENTS: dict[str, type[Event]] = {
         ExchangeAbandoned,
         CompletionStored,
         CompletionDeleted,
+        ResponseDeleted,
         ThreadLinked,
         ThreadLost,
         ThreadRebuilt,

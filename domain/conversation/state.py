@@ -498,6 +498,8 @@ def _run_completed(state: ConversationState, event: e.RunCompleted) -> None:
             exchange = updated(exchange, waits_for=dict.fromkeys(event.waits_for, "") or None)
             state.open_exchanges[exchange_id] = exchange
             _note_pending(state)
+        elif exchange.deadline is not None:  # its client was given the calls, and may never come back
+            exchange = updated(exchange, deadline=None)
         state.open_exchanges[exchange_id] = exchange
         return
     answered = state.open_exchanges.pop(exchange_id, None)

@@ -310,8 +310,13 @@ class RunRecords:
 
     def abandon(self, reason: str) -> None:
         """Record that the exchange has no answer."""
+
+        def decide(conversation: Conversation) -> None:
+            self.left(conversation)
+            conversation.abandon(self._exchange_id, reason)
+
         with suppress(ConversationNotFound):
-            self._journal.commit(self._key, lambda it: it.abandon(self._exchange_id, reason))
+            self._journal.commit(self._key, decide)
 
     def give_up(self, run: Run | None, failure: Failure) -> None:
         """Close the open run and the exchange, so that the next question need not wait."""
@@ -320,6 +325,7 @@ class RunRecords:
             if run is not None and run.run_id in conversation.state.open_runs:
                 conversation.fail_run(run.run_id, failure, run.duration_seconds)
             if not self.is_continued(failure):
+                self.left(conversation)
                 conversation.abandon(self._exchange_id, failure.message or failure.status)
 
         with suppress(ConversationNotFound):
@@ -327,6 +333,9 @@ class RunRecords:
 
     def answered(self, conversation: Conversation, run: Run) -> None:
         """Record what else an answer means, in its commit."""
+
+    def left(self, conversation: Conversation) -> None:
+        """Record what else it means that there is no answer, in the commit that says so."""
 
     def is_continued(self, failure: Failure) -> bool:
         """Return whether another process continues the exchange of a run that has stopped."""

@@ -307,8 +307,8 @@ class Runs:
 
             request = replace(request, memory=with_beginning_said(request.memory, said))
         run = Run(run_id, candidate, plan, memory, request, time.monotonic(), said=said, refusal=refusal)
-        if self._mode.served:
-            run.answer_id = new_id()
+        if self._mode.served:  # a run that continues a text has the message that its listeners know
+            run.answer_id = (self._failed.answer_id if said and self._failed is not None else None) or new_id()
         return run
 
     def _recorded(self, plan: RunPlan, request: BackendRequest) -> tuple[str, Failure | None]:

@@ -23,6 +23,7 @@ from .approvals import turn_of
 from .exchange import Exchange
 from .records import BranchPoint, Mode
 from .requests import SentOptions
+from .served_options import RESPONSES
 
 if TYPE_CHECKING:
     from ..conversation import Conversation, ConversationState, Profile
@@ -50,7 +51,7 @@ class ServedRequest:
     """Describe what a served request asks for, and when it expires."""
 
     surface: str
-    """The API: `assistants` or `chat`."""
+    """The API: `assistants`, `chat` or `responses`."""
     profile: Profile
     model: str
     """The model that the request names; the routes of the services say what answers."""
@@ -97,7 +98,7 @@ def requested(
             conversation.abandon(name, NEWER_REQUEST)
         conversation.be_free()
         wanted.journal(conversation)
-        question, version = _end(journal, key, conversation)
+        question, version = end_of_memory(journal, key, conversation)
         place = {"question_message_id": question, "question_version": version}
         return conversation.request(exchange_id, sent | place)
 
@@ -107,7 +108,7 @@ def requested(
 def left_to_clients(journal: Journal, key: str, state: ConversationState) -> list[str]:
     """Return the open exchanges whose client was given tool calls, and sends their results or never does.
 
-    Nothing runs them. They are not requested in the background, and the calls are their newest message.
+    Nothing runs them. They have no time limit any more, and the calls are their newest message.
     """
     found = {
         name: exchange.tail_version or 0
@@ -123,10 +124,10 @@ def _is_left_to_client(lookups: Lookups, exchange_id: str, tail_version: int) ->
     if not isinstance(newest, e.MessageJournaled) or not newest.tool_calls:
         return False
     request = lookups.request_of(exchange_id)
-    return request is not None and not request.background
+    return request is not None and (not request.background or request.surface == RESPONSES)
 
 
-def _end(journal: Journal, key: str, conversation: Conversation) -> Parent:
+def end_of_memory(journal: Journal, key: str, conversation: Conversation) -> Parent:
     """Return the message at the end of memory, which this commit may have journaled."""
     said = [each for each in conversation.pending if isinstance(each, e.MessageJournaled)]
     if said:
@@ -182,8 +183,13 @@ def _prepared(
     turn = partial(turn_of, journal, key, exchange_id, after) if exchange.waits_for else None
     branch = BranchPoint(journal.end_of_exchange(key, exchange), None) if exchange.left else None
     left_out = {f"tool:{kind}": 1 for kind in event.request.get("dropped") or ()}
+    left_out |= dict.fromkeys(event.request.get("losses") or (), 1)
     note = waits(event.deadline) if waits is not None and event.deadline is not None else None
     mode = Mode(served=True, turn=turn, branch=branch, losses=left_out, waits=note)
+    if event.surface == RESPONSES:
+        from .served_responses import mode_of_response
+
+        mode = mode_of_response(event, exchange, mode)
     return Exchange(journal, again.services, key, exchange_id, mode=mode, after=after, stream=stream)
 
 
@@ -215,6 +221,11 @@ def expired(journal: Journal, services: Services, key: str, exchange_id: str, re
     first = services.policy.candidates[0] if services.policy.candidates else None
 
     def decide(conversation: Conversation) -> bool:
+        exchange = conversation.state.open_exchanges.get(exchange_id)
+        if exchange is not None and exchange.is_overdue(now()):
+            from .served_responses import leave_memory_of
+
+            leave_memory_of(journal, key, conversation, exchange_id)
         backend, model = (first.backend, first.model) if first is not None else ("none", "none")
         plan = RunPlan(backend, model, memory_version=conversation.version, memory_rule="all")
         return expire(conversation, exchange_id, plan, reason)

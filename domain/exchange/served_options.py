@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from .services import Services
 
 
-CHAT = "chat"
-"""Surface of Chat Completions; the other one is `assistants`."""
+CHAT, RESPONSES = "chat", "responses"
+"""Surfaces whose clients answer tool calls by another request; the third one is `assistants`."""
 
 
 def of_surface(event: ExchangeRequested, options: ExchangeOptions, services: Services) -> Services:
@@ -33,11 +33,11 @@ def of_surface(event: ExchangeRequested, options: ExchangeOptions, services: Ser
     policy = _routed(made.policy, services, model) if options.backend is None else options.policy_of(services)
     tools = dict.fromkeys(functions, _of_the_client)
     made = replace(made, profile=profile, policy=_windowed(policy, event.request), tools=tools)
-    return of_chat(event, made) if event.surface == CHAT else made
+    return of_client(event, made) if event.surface in {CHAT, RESPONSES} else made
 
 
-def of_chat(event: ExchangeRequested, services: Services) -> Services:
-    """Return the services of a request of Chat Completions: the client keeps its metadata and answers tool calls itself."""
+def of_client(event: ExchangeRequested, services: Services) -> Services:
+    """Return the services of a request whose client keeps its metadata and answers tool calls itself."""
     extra: Mapping[str, Any] = event.request.get("options") or {}
     policy = replace(services.policy, stream_fallback="continue")  # what was sent cannot be taken back
     profile = replace(services.profile, approval=())

@@ -24,6 +24,7 @@ from ..conversation.events import (
     ExchangeRequested,
     MessageDescribed,
     MessageJournaled,
+    ResponseDeleted,
     RunStarted,
     encoded,
     payload_in,
@@ -129,6 +130,10 @@ class EventMapper(Mapper[str]):
                 values["addresses"] = addresses_of(ids_of_thread(event.origin), event.timestamp)
         elif isinstance(event, KEYED) and event.idempotency_key is not None:
             values["idempotency_key"] = indexed(event.idempotency_key)
+            if type(event) is ExchangeRequested and (name := _name_of_response(event)):
+                values["addresses"] = (indexed(name),)
+        elif type(event) is ResponseDeleted:
+            values["addresses"] = (indexed(event.response_id),)
         elif type(event) is MessageDescribed:
             values["addresses"] = (described_address(event.message_id),)
         elif type(event) is ExchangeDescribed:
@@ -143,6 +148,12 @@ class EventMapper(Mapper[str]):
         at, schema = getattr(stored, "at", ""), getattr(stored, "schema", ASCII_SCHEMA)
         place = getattr(stored, "id", 0), str(stored.originator_id), stored.originator_version
         return restore((*place, stored.topic, stored.state, getattr(stored, "event_id", ""), at, schema))
+
+
+def _name_of_response(event: ExchangeRequested) -> str:
+    """Return the id under which the response to a request can be read; empty if it cannot."""
+    name = event.request.get("response_id") if event.request.get("store") is not False else None
+    return name if isinstance(name, str) else ""
 
 
 KEYED = (RunStarted, ExchangeRequested, AssistantDefined)

@@ -146,6 +146,7 @@ class TestRegistry:
             "ExchangeCancelled",
             "CompletionStored",
             "CompletionDeleted",
+            "ResponseDeleted",
             "AssistantDefined",
             "AssistantDeleted",
             "ApiKeyAdded",

@@ -1,0 +1,292 @@
+"""Handle /v1/conversations and their items: a conversation of the API is one of the ledger, and its id is the key."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+
+from threadledger.domain.conversation import Conversation
+from threadledger.domain.conversation import events as e
+from threadledger.domain.conversation.messages import JournaledMessage, Message
+from threadledger.domain.errors import ConversationBusy, ConversationNotFound
+from threadledger.domain.exchange import SentOptions
+from threadledger.domain.exchange.served_responses import BEFORE, SURFACE, be_free
+from threadledger.domain.ids import from_iso
+from threadledger.domain.journal.descriptions import description_of
+from threadledger.domain.journal.lookups import Lookups
+
+from ..wire import ApiError, Json, errors, objects, validation
+from ..wire.errors import bad_request
+from ..wire.limits import CONVERSATION_ITEMS_PER_CALL_MAX
+from ..wire.pages import not_in_list
+from . import tenants
+from .calls import Handler, Served, ServedCall, deleted_once
+from .contents import seconds, texts_in
+from .ids import new_id
+from .items import items_of, message_digits, messages_in
+from .pages import PageQuery, page_of
+from .threads import FoundThread, delete_conversation, find_thread, version_of_message
+
+CONVERSATION_ID = "conv_"
+
+
+def find_conversation(served: Served, call: ServedCall, name: str | None = None) -> FoundThread:
+    """Return a conversation of the caller, by default the one that the path names.
+
+    Raises:
+        ApiError: a 404.
+    """
+    name = call.ids["conversation_id"] if name is None else name
+    try:
+        return find_thread(served, call, name)
+    except ApiError as error:
+        if error.status != 404:
+            raise
+        raise errors.not_found("Conversation", name) from None
+
+
+def _given_items(served: Served, call: ServedCall) -> list[Message]:
+    """Return the messages that the items of a request say, with the data in them stored."""
+    given = validation.array(call.body.get("items") or [], "items", CONVERSATION_ITEMS_PER_CALL_MAX)
+    journal = served.journal_of(call.caller)
+    return [journal.keep(each) for each in messages_in(given, "items")]
+
+
+def create(served: Served, call: ServedCall) -> Json:
+    """Create a conversation with its first items (POST /conversations)."""
+    name = new_id(CONVERSATION_ID, call.request_key)
+    key, journal = tenants.key_of(call.caller, name), served.journal_of(call.caller)
+    metadata, messages = validation.metadata_of(call.body), _given_items(served, call)
+    found = journal.load(key)
+    if found is not None:
+        return _object(FoundThread(name, key, found.state, journal))
+
+    def begin(conversation: Conversation) -> str:
+        if conversation.pending:  # it is new
+            if metadata:
+                conversation.describe({"metadata": dict(metadata)})
+            for message in messages:
+                conversation.journal(message)
+        return conversation.state.started_at
+
+    started_at = journal.commit(key, begin, create=True, also=call.also)
+    return objects.conversation(name, seconds(from_iso(started_at)), metadata)
+
+
+def _object(found: FoundThread, metadata: Mapping[str, object] | None = None) -> Json:
+    start = found.journal.start_of(found.key)
+    written = start.written_at if start is not None else None
+    if metadata is None:
+        metadata = description_of(found.journal, found.key, found.state).metadata
+    created = seconds(from_iso(written or found.state.started_at))
+    return objects.conversation(found.thread_id, created, texts_in(metadata))
+
+
+def retrieve(served: Served, call: ServedCall) -> Json:
+    """Return a conversation (GET /conversations/{conversation_id})."""
+    return _object(find_conversation(served, call))
+
+
+def modify(served: Served, call: ServedCall) -> Json:
+    """Replace the metadata of a conversation, which must be given (POST /conversations/{conversation_id})."""
+    found = find_conversation(served, call)
+    if "metadata" not in call.body:
+        raise errors.missing("metadata")
+    metadata = validation.metadata_of(call.body)
+    if not call.stored:
+
+        def describe(conversation: Conversation) -> None:
+            conversation.describe({"metadata": metadata})
+
+        found.journal.commit(found.key, describe, also=call.also)
+    return _object(found, metadata)
+
+
+def delete(served: Served, call: ServedCall) -> Json:
+    """Delete a conversation; its events remain for the audit (DELETE /conversations/{conversation_id})."""
+
+    def delete_now() -> None:
+        found = find_conversation(served, call)
+        try:
+            delete_conversation(served, call, found)
+        except ConversationNotFound:
+            raise errors.not_found("Conversation", found.thread_id) from None
+
+    answer = objects.deletion(call.ids["conversation_id"], "conversation.deleted")
+    return deleted_once(served, call, delete_now, answer)
+
+
+# Items
+
+
+def create_items(served: Served, call: ServedCall) -> Json:
+    """Append items, unless a response is being generated (POST /conversations/{conversation_id}/items)."""
+    found = find_conversation(served, call)
+    if call.body.get("items") is None:
+        raise errors.missing("items")
+    messages, journal = _given_items(served, call), found.journal
+
+    def decide(conversation: Conversation) -> list[e.MessageJournaled]:
+        earlier = journal.keyed(found.key, call.idempotency_key) if call.repeated else None
+        if isinstance(earlier, e.MessageJournaled):
+            upto = earlier.originator_version + earlier.batch - 1
+            stored = journal.history(found.key, earlier.originator_version - 1, upto)
+            return [each for each in stored if isinstance(each, e.MessageJournaled)]
+        be_free(journal, found.key, conversation)
+        return [
+            conversation.journal(
+                each,
+                idempotency_key=call.idempotency_key if place == 0 else None,
+                batch=len(messages) if place == 0 else 1,
+            )
+            for place, each in enumerate(messages)
+        ]
+
+    try:
+        said = journal.commit(found.key, decide, also=call.also)
+    except ConversationBusy as error:
+        raise bad_request(errors.LOCKED, "conversation", "conversation_locked") from error
+    served.runner.mirror(found.key)
+    items = [
+        item
+        for event, message in zip(said, messages, strict=False)
+        for item in items_of(
+            JournaledMessage(message, event.message_id, event.originator_version, event.timestamp), journal.read_blob
+        )
+    ]
+    return page_of(items, PageQuery(), False)
+
+
+@dataclass(frozen=True)
+class ItemPlace:
+    """Name an item by the message that it belongs to, and by its place among the items of that."""
+
+    message: JournaledMessage
+    index: int
+
+
+def list_items(served: Served, call: ServedCall) -> Json:
+    """Return a page of items (GET /conversations/{conversation_id}/items)."""
+    found, query = find_conversation(served, call), PageQuery.of(call.query)
+    lookups = found.lookups()
+    begin, end = (
+        _place(found, lookups, name, param) if name else None
+        for name, param in ((query.after, "after"), (query.before, "before"))
+    )
+    page = [*islice(_items_between(found, lookups, query, begin, end), query.limit + 1)]
+    return page_of(page, query)
+
+
+def _items_between(
+    found: FoundThread, lookups: Lookups, query: PageQuery, begin: ItemPlace | None, end: ItemPlace | None
+) -> Iterator[Json]:
+    """Yield the items as `page_of` reads them: those of whole messages, and of the two that the cursors name a part."""
+    newest_first = query.reads_newest_first
+    first, last = (end, begin) if query.from_end else (begin, end)
+    hidden = _unfinished_from(found)
+    if first is not None:
+        own = _items(found, first.message)
+        yield from reversed(own[: first.index]) if newest_first else own[first.index + 1 :]
+    stop = last.message.version if last is not None else None
+    after = first.message.version if first is not None else None
+    if first is None or stop is None or first.message.version != stop:
+        limit = query.limit + 1
+        while True:
+            low, high = (stop, after) if newest_first else (after, stop)
+            messages, has_more = lookups.messages(
+                lambda each: each.version < hidden,
+                limit=limit,
+                newest_first=newest_first,
+                after=high if newest_first else low,
+                before=low if newest_first else high,
+            )
+            for message in messages:
+                own = _items(found, message)
+                yield from reversed(own) if newest_first else own
+            if not has_more:
+                break
+            after = messages[-1].version
+    if last is not None and (first is None or first.message.version != last.message.version):
+        own = _items(found, last.message)
+        yield from reversed(own[last.index + 1 :]) if newest_first else own[: last.index]
+
+
+def _items(found: FoundThread, message: JournaledMessage) -> list[Json]:
+    return items_of(message, found.journal.read_blob)
+
+
+def _unfinished_from(found: FoundThread) -> int:
+    """Return the version from which messages belong to a response that is not completed: the list does not have them yet."""
+    begun = found.state.version + 1
+    for exchange_id in found.state.open_exchanges:
+        recorded = SentOptions.of(found.journal, found.key, exchange_id)
+        if recorded is None or recorded.event.surface != SURFACE or recorded.event.deadline is None:
+            continue
+        exchange = found.state.open_exchanges[exchange_id]
+        if exchange.deadline is not None:
+            begun = min(begun, int((recorded.event.request.get(BEFORE) or ("", 0))[1]) + 1)
+    return begun
+
+
+def _place(found: FoundThread, lookups: Lookups, item_id: str, param: str) -> ItemPlace:
+    place = _find(found, lookups, item_id)
+    if place is None:
+        raise not_in_list(item_id, param)
+    return place
+
+
+def _find(found: FoundThread, lookups: Lookups, item_id: str) -> ItemPlace | None:
+    """Return an item of the conversation by its id; None if it has none in memory."""
+    digits = message_digits(item_id)
+    version = version_of_message(found, lookups, digits) if digits is not None else None
+    message = lookups.message(version) if version is not None else None
+    if message is None or message.is_summary:
+        return None
+    names = [each["id"] for each in _items(found, message)]
+    return ItemPlace(message, names.index(item_id)) if item_id in names else None
+
+
+def _found_item(served: Served, call: ServedCall) -> tuple[FoundThread, ItemPlace]:
+    found = find_conversation(served, call)
+    place = _find(found, found.lookups(), call.ids["item_id"])
+    if place is None:
+        raise errors.not_found("Item", call.ids["item_id"])
+    return found, place
+
+
+def retrieve_item(served: Served, call: ServedCall) -> Json:
+    """Return an item (GET /conversations/{conversation_id}/items/{item_id})."""
+    found, place = _found_item(served, call)
+    return _items(found, place.message)[place.index]
+
+
+def delete_item(served: Served, call: ServedCall) -> Json:
+    """Remove an item from memory, with the message that it belongs to (DELETE /conversations/{conversation_id}/items/{item_id}).
+
+    A message of the model that is several items is removed as a whole.
+    """
+
+    def delete_now() -> None:
+        found, place = _found_item(served, call)
+
+        def retract(conversation: Conversation) -> None:
+            conversation.retract(place.message.message_id, "deleted by the served API", place.message.version)
+
+        found.journal.commit(found.key, retract, also=call.also)
+        served.runner.mirror(found.key)
+
+    deleted_once(served, call, delete_now, {})
+    return _object(find_conversation(served, call))
+
+
+HANDLERS_OF_CONVERSATIONS: Mapping[str, Handler] = {
+    "create_conversation": create,
+    "retrieve_conversation": retrieve,
+    "modify_conversation": modify,
+    "delete_conversation": delete,
+    "create_items": create_items,
+    "list_items": list_items,
+    "retrieve_item": retrieve_item,
+    "delete_item": delete_item,
+}

@@ -1,0 +1,331 @@
+"""Convert the items of Conversations and Responses: what a request says to messages, and messages back to items.
+
+A message of the model may be several items: its reasoning, its text, and each of its calls. Their ids are made of the id of the
+message, so that an item is found by its id.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from threadledger.domain.conversation import parse_message
+from threadledger.domain.conversation.items import app_message, is_of_the_model, output_messages
+from threadledger.domain.conversation.messages import JournaledMessage, Message, Role
+from threadledger.domain.conversation.native import RESPONSES, with_texts_in_place
+from threadledger.domain.conversation.parts import Audio, File, Image, Part, Text, Verbatim
+from threadledger.domain.errors import InvalidMessage
+
+from ..wire import ApiError, Json, validation
+from ..wire.errors import bad_request, missing, wrong_type, wrong_value
+from ..wire.items import id_prefix
+from ..wire.limits import CALL_ID_MAX_CHARS, ITEM_ROLES
+from ..wire.parts import ITEM_PARTS
+from .contents import INLINE_BYTES_MAX, data_url
+from .ids import wire_id
+
+ReadBlob = Callable[[str], Iterator[bytes]]
+
+INPUT_PARTS = ("input_text", "input_image", "input_file")
+REFERENCE = "item_reference"
+
+_ITEM_ID = re.compile(r"[a-z]+_([0-9a-f]{32})[0-9]{0,4}")
+_ANNOTATIONS: Mapping[str, frozenset[str]] = {
+    "file_citation": frozenset({"file_id", "filename", "index"}),
+    "url_citation": frozenset({"url", "title", "start_index", "end_index"}),
+    "container_file_citation": frozenset({"container_id", "file_id", "filename", "start_index", "end_index"}),
+    "file_path": frozenset({"file_id", "index"}),
+}
+"""Annotations that the API has, and the fields that each must have. Source: OpenAI's OpenAPI description, November 2026."""
+
+
+# From requests
+
+
+def messages_in(given: Any, where: str) -> list[Message]:
+    """Return the messages that the items of a request say; `where` is the name of the field.
+
+    What the model said is one message with its reasoning and its calls, as in an answer.
+
+    Raises:
+        ApiError: a 400, or a 404 for an item that is only named.
+    """
+    if isinstance(given, str):
+        given = [{"role": "user", "content": given}]
+    if not isinstance(given, list):
+        raise wrong_type(where, "one of a string or array of objects", given)
+    found: list[Message] = []
+    of_the_model: list[Json] = []
+    for index, each in enumerate(given):
+        place = f"{where}[{index}]"
+        item = validation.an_object(each, place)
+        kind = _kind_of(item, place)
+        if is_of_the_model(item, kind) or app_message(item, kind) is None:
+            of_the_model.append(_checked(item, kind, place))
+            continue
+        found += _said_by_the_model(of_the_model, where)
+        of_the_model = []
+        found.append(_said_by_the_app(item, kind, place))
+    return [*found, *_said_by_the_model(of_the_model, where)]
+
+
+def _kind_of(item: Json, where: str) -> str:
+    kind = item.get("type", "message" if "role" in item else None)
+    if kind is None:
+        raise missing(f"{where}.type")
+    if validation.string(kind, f"{where}.type") == REFERENCE:
+        raise ApiError(
+            404,
+            f"Item with id '{item.get('id')!s:.100}' not found: this server finds items by their conversation alone. Send the "
+            "item itself, or continue by 'previous_response_id' or 'conversation'.",
+            param=where,
+        )
+    return str(kind)
+
+
+def _checked(item: Json, kind: str, where: str) -> Json:
+    """Return an item of the model whose fields can be read."""
+    if kind == "message":
+        content = item.get("content")
+        if content is None:
+            raise missing(f"{where}.content")
+        if not isinstance(content, str | list):
+            raise wrong_type(f"{where}.content", "one of a string or array of objects", content)
+        for index, part in enumerate(content if isinstance(content, list) else ()):
+            here = f"{where}.content[{index}]"
+            if validation.an_object(part, here).get("type") not in ("output_text", "refusal"):
+                raise wrong_value(here, part.get("type"), ("output_text", "refusal"))
+    elif kind in ("function_call", "custom_tool_call"):
+        _call_id(item, where)
+        validation.required_string(item, "name", f"{where}.name")
+    return item
+
+
+def _call_id(item: Json, where: str) -> str:
+    call_id = validation.required_string(item, "call_id", f"{where}.call_id", CALL_ID_MAX_CHARS)
+    if not call_id:
+        raise bad_request(f"Invalid '{where}.call_id': empty string.", f"{where}.call_id", "invalid_value")
+    return call_id
+
+
+def _said_by_the_model(items: Sequence[Json], where: str) -> Sequence[Message]:
+    if not items:
+        return ()
+    lost: Counter[str] = Counter()
+    try:
+        found = output_messages(items, lost)
+    except InvalidMessage as error:
+        raise bad_request(f"Invalid '{where}': {error}", where, "invalid_value") from error
+    if lost:
+        kind = next(iter(lost)).partition(":")[2]
+        raise bad_request(
+            f"Invalid '{where}': an item of the type '{kind:.64}' is too large or no valid JSON, so that it cannot be kept.",
+            where,
+            "invalid_value",
+        )
+    return found
+
+
+def _said_by_the_app(item: Json, kind: str, where: str) -> Message:
+    if kind == "message":
+        validation.one_of(validation.required_string(item, "role", f"{where}.role"), f"{where}.role", ITEM_ROLES)
+        name, content = "content", item.get("content")
+    else:
+        _call_id(item, where)
+        name, content = "output", item.get("output")
+    if content is None:
+        raise missing(f"{where}.{name}")
+    if isinstance(content, list):
+        for index, part in enumerate(content):
+            here = f"{where}.{name}[{index}]"
+            part_kind = validation.an_object(part, here).get("type")
+            if part_kind not in INPUT_PARTS:
+                raise wrong_value(here, part_kind, INPUT_PARTS)
+            ITEM_PARTS[part_kind](part, here)
+    elif not isinstance(content, str):
+        raise wrong_type(f"{where}.{name}", "one of a string or array of objects", content)
+    try:
+        return parse_message(app_message(item, kind) or {})
+    except InvalidMessage as error:
+        raise bad_request(f"Invalid '{where}': {error}", where, "invalid_value") from error
+
+
+# To items
+
+
+def items_of(message: JournaledMessage, read_blob: ReadBlob, *, text_first: bool = False) -> list[Json]:
+    """Return the items that a message is, in their order; with `text_first`, the model's text comes before its reasoning."""
+    made = [*_items(message.message, read_blob)]
+    if text_first:
+        made.sort(key=lambda each: each["type"] != "message")
+    counts: Counter[str] = Counter()
+    for each in made:
+        prefix = id_prefix(each["type"])
+        number = counts[prefix]
+        counts[prefix] += 1
+        each["id"] = wire_id(prefix, message.message_id) + (f"{number:02}" if number else "")
+    return made
+
+
+def message_digits(item_id: str) -> str | None:
+    """Return the digits of the id of the message that an item belongs to; None if the id has another form."""
+    found = _ITEM_ID.fullmatch(item_id)
+    return found[1] if found is not None else None
+
+
+def _items(message: Message, read_blob: ReadBlob) -> Iterator[Json]:
+    if message.role is Role.TOOL:
+        yield _output_item(message, read_blob)
+    elif message.role is not Role.ASSISTANT:
+        role = message.role.value if message.role is not Role.UNKNOWN else Role.USER.value
+        yield _message_item(role, [*_input_parts(message, read_blob)])
+    else:
+        yield from _items_of_the_model(message, read_blob)
+
+
+def _output_item(message: Message, read_blob: ReadBlob) -> Json:
+    is_text = isinstance(message.content, str) or not message.content
+    output: Any = message.content or "" if is_text else [*_input_parts(message, read_blob)]
+    made: Json = {"id": "", "type": "function_call_output", "call_id": message.tool_call_id, "output": output}
+    return made | {"status": "completed"}
+
+
+def _message_item(role: str, content: list[Json]) -> Json:
+    return {"id": "", "type": "message", "status": "completed", "role": role, "content": content}
+
+
+def _items_of_the_model(message: Message, read_blob: ReadBlob) -> Iterator[Json]:
+    """Yield what the model said and did in the order of the provider's items, or reasoning, text and calls."""
+    said = _text_items(message)
+    calls = [_call_item(call.id, call.name, call.arguments) for call in message.calls()]
+    native = message.native() if message.native_json else {}
+    if native.get("dialect") != RESPONSES:
+        yield from (*_reasoning_items(message), *said, *calls)
+        return
+    for item in with_texts_in_place(native, read_blob).get("items") or ():
+        kind = item.get("type")
+        source = said if kind == "message" else calls if kind in ("function_call", "custom_tool_call") else None
+        if source is None:
+            yield {"id": "", **item} if isinstance(kind, str) and kind != "unknown" else _unknown_item(item)
+        elif source:
+            yield source.pop(0)
+    yield from (*said, *calls)
+
+
+def _unknown_item(item: Json) -> Json:
+    return {
+        "id": "",
+        "type": "reasoning",
+        "summary": [{"type": "summary_text", "text": f"[{item.get('was', 'an item')}]"}],
+    }
+
+
+def _call_item(call_id: str, name: str, arguments: str) -> Json:
+    made: Json = {"id": "", "type": "function_call", "call_id": call_id, "name": name, "arguments": arguments}
+    return made | {"status": "completed"}
+
+
+def _reasoning_items(message: Message) -> Iterator[Json]:
+    for part in message.content if isinstance(message.content, tuple) else ():
+        given = part.as_json() if isinstance(part, Verbatim) else {}
+        if given.get("type") == "reasoning" and isinstance(given.get("text"), str):
+            said = [{"type": "reasoning_text", "text": given["text"]}]
+            yield {"id": "", "type": "reasoning", "summary": [], "content": said, "status": "completed"}
+
+
+def _text_items(message: Message) -> list[Json]:
+    extra = message.extra()
+    refusal = extra.get("refusal")
+    if isinstance(refusal, str) and refusal:
+        content: list[Json] = [{"type": "refusal", "refusal": refusal}]
+    else:
+        parts = message.content if isinstance(message.content, tuple) else (Text(message.content or ""),)
+        texts = [part for part in parts if isinstance(part, Text)]
+        content = [output_text("".join(part.text for part in texts), [*_annotations(texts)])]
+        if not content[0]["text"] and (message.calls() or len(texts) < len(parts)):
+            return []
+    phase = extra.get("phase")
+    return [_message_item(Role.ASSISTANT.value, content) | ({"phase": phase} if phase else {})]
+
+
+def output_text(text: str, annotations: Sequence[Json] = ()) -> Json:
+    """Return a model's text as the content part of an item."""
+    return {"type": "output_text", "text": text, "annotations": [*annotations], "logprobs": []}
+
+
+def _annotations(texts: Sequence[Text]) -> Iterator[Json]:
+    offset = 0
+    for part in texts:
+        for note in json.loads(part.annotations_json or "[]"):
+            made = annotation(note, offset)
+            if made is not None:
+                yield made
+        offset += len(part.text)
+
+
+def annotation(note: Any, offset: int = 0) -> Json | None:
+    """Return what a provider says about a text in the form of Responses; None if that has no such annotation.
+
+    Chat Completions and Assistants have the facts in an object within; `offset` is added to its places.
+    """
+    kind = note.get("type") if isinstance(note, Mapping) else None
+    needed = _ANNOTATIONS.get(kind) if isinstance(kind, str) else None
+    if needed is None:
+        return None
+    inner = note.get(str(kind))
+    flat: Json = {**note, **inner} if isinstance(inner, Mapping) else {**note}
+    flat = {name: value for name, value in flat.items() if name in needed}
+    places = {name: flat[name] + offset for name in ("start_index", "end_index") if type(flat.get(name)) is int}
+    flat |= places
+    if kind == "file_citation":
+        flat = {"index": places.get("end_index", note.get("end_index", 0)), "filename": "", **flat}
+    flat = {"title": "", **flat} if kind == "url_citation" else flat
+    return {"type": kind, **flat} if flat.keys() >= needed else None
+
+
+def _input_parts(message: Message, read_blob: ReadBlob) -> Iterator[Json]:
+    parts = message.content if isinstance(message.content, tuple) else (Text(message.content or ""),)
+    for part in parts:
+        yield _input_part(part, read_blob)
+
+
+def _input_part(part: Part, read_blob: ReadBlob) -> Json:
+    match part:
+        case Text():
+            return {"type": "input_text", "text": part.text}
+        case Image() if part.url or part.size <= INLINE_BYTES_MAX:
+            url = part.url or data_url(part.media_type, part.blob, read_blob)
+            return {"type": "input_image", "image_url": url, "detail": part.detail or "auto"}
+        case Image():
+            return {"type": "input_text", "text": f"[an image of {part.size:,} bytes]"}
+        case File(file_id=str(name)) if name:
+            return {"type": "input_file", "file_id": name} | _named(part)
+        case File(url=str(url)) if url:
+            return {"type": "input_file", "file_url": url} | _named(part)
+        case File() if part.size <= INLINE_BYTES_MAX:
+            data = data_url(part.media_type, part.blob, read_blob)
+            return {"type": "input_file", "file_data": data} | _named(part)
+        case File():
+            return {
+                "type": "input_text",
+                "text": f"[a file of {part.size:,} bytes: {part.filename or part.media_type}]",
+            }
+        case Audio():
+            return {"type": "input_text", "text": "[a recording]"}
+    return _other_part(part.as_json())
+
+
+def _named(part: File) -> Json:
+    return {"filename": part.filename} if part.filename else {}
+
+
+def _other_part(part: Json) -> Json:
+    match part:
+        case {"type": "input_image", "file_id": str(file_id), **rest}:
+            return {"type": "input_image", "file_id": file_id, "detail": rest.get("detail") or "auto"}
+        case {"type": "refusal", "refusal": str(text)}:
+            return {"type": "input_text", "text": text}
+    return {"type": "input_text", "text": f"[{part.get('type') or 'a part of another kind'}]"}

@@ -1,0 +1,216 @@
+"""Read requests for responses: the conversation, the input, and what becomes a profile or is passed on.
+
+Values are checked as far as they have to be stored or shown: what else the provider would refuse is left to the provider.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from threadledger.domain.conversation import Profile, parse_profile
+from threadledger.domain.conversation.messages import Message, Role
+from threadledger.domain.errors import InvalidProfile
+from threadledger.domain.memory.rendering import results_left_out
+
+from ..wire import Json, bodies, validation
+from ..wire.errors import bad_request
+from ..wire.limits import CHAT_TOOLS_MAX
+from ..wire.options import RESPONSE_OPTIONS, check_options
+from .calls import Served, ServedCall
+from .hosted_tools import checked_choice, checked_tools, require_dropping
+from .ids import new_id
+from .items import messages_in
+from .limits import RESPONSE_SECONDS, RESPONSE_WINDOWS
+
+RESPONSE = "resp_"
+
+PASSED_ON: Mapping[str, str] = {
+    "parallel_tool_calls": "parallel_tool_calls",
+    "service_tier": "service_tier",
+    "prompt_cache_key": "prompt_cache_key",
+    "safety_identifier": "safety_identifier",
+    "user": "user",
+}
+"""Fields that a backend is sent if it speaks Chat Completions, with their names there."""
+
+NOT_GIVEN = ("top_logprobs", "max_tool_calls", "context_management", "moderation", "prompt")
+"""Fields that no backend is given: what they ask for is a loss of the run."""
+
+SHOWN = (
+    *("parallel_tool_calls", "service_tier", "prompt_cache_key", "safety_identifier", "user", "truncation", "text"),
+    *("reasoning", "max_tool_calls", "top_logprobs", "tool_choice", "max_output_tokens"),
+)
+"""Fields that the object of the response shows as they were given."""
+
+SHOWN_CHARS_MAX = 1_024
+"""Length up to which the JSON of such a field is recorded, in characters."""
+
+OWN_OPTIONS = {
+    name: check for name, check in RESPONSE_OPTIONS.items() if name not in {"tools", "tool_choice", *NOT_GIVEN}
+}
+
+
+@dataclass(frozen=True)
+class WantedResponse:
+    """Hold what a request for a response asks for, checked."""
+
+    response_id: str
+    model: str | None
+    profile: Profile
+    messages: Sequence[Message]
+    """The messages of its input, before the data in them is stored."""
+    conversation: str | None
+    """Id of the conversation that it continues."""
+    previous: str | None
+    """Id of the response that it continues."""
+    request: Json
+    """What is recorded with it besides the profile."""
+    metadata: Mapping[str, str]
+    seconds: float
+    is_stored: bool
+    is_background: bool
+    is_streamed: bool
+
+    @property
+    def unknown_results(self) -> list[str]:
+        """Return the ids of calls whose results are among its messages, while the calls are not."""
+        return results_left_out(self.messages)
+
+
+def wanted_response(served: Served, call: ServedCall) -> WantedResponse:
+    """Return what a request asks for.
+
+    Raises:
+        ApiError: a 400.
+    """
+    body = call.body
+    check_options(body, OWN_OPTIONS)
+    is_background = validation.flag(body, "background")
+    is_stored = body.get("store") is not False
+    if is_background and not is_stored:
+        raise bad_request("Background mode requires 'store' to be true.", "background", "invalid_value")
+    conversation = bodies.response_conversation(body)
+    previous = validation.optional_string(body, "previous_response_id")
+    if body.get("prompt") is not None:
+        require_dropping("prompt", served.settings, "prompt")
+    profile, dropped = _profile(served, body)
+    response_id = new_id(RESPONSE, call.request_key)
+    is_streamed = validation.flag(body, "stream")
+    request: Json = {"response_id": response_id, "background": is_background, "stream": is_streamed}
+    request |= {"store": False} if not is_stored else {}
+    request |= {name: given for name, given in (("conversation", conversation), ("previous", previous)) if given}
+    request |= {"options": options} if (options := _options(body)) else {}
+    request |= {"shown": shown} if (shown := _shown(body)) else {}
+    request |= {"losses": losses} if (losses := [f"option:{name}" for name in NOT_GIVEN if body.get(name)]) else {}
+    request |= {"dropped": dropped} if dropped else {}
+    return WantedResponse(
+        response_id,
+        validation.optional_string(body, "model") or None,
+        profile,
+        messages_in(body["input"], "input") if body.get("input") is not None else [],
+        conversation,
+        previous,
+        request,
+        validation.metadata_of(body),
+        _seconds(body) if is_background else RESPONSE_SECONDS,
+        is_stored,
+        is_background,
+        is_streamed,
+    )
+
+
+def _seconds(body: Json) -> float:
+    window = (body.get("background_options") or {}).get("completion_window") or "soonest"
+    if window not in RESPONSE_WINDOWS:
+        window = validation.one_of(window, "background_options.completion_window", tuple(RESPONSE_WINDOWS))
+    return RESPONSE_WINDOWS[window]
+
+
+def _options(body: Json) -> Json:
+    options = {name: body[field] for field, name in PASSED_ON.items() if body.get(field) is not None}
+    if "parallel_tool_calls" in options and not body.get("tools"):
+        del options["parallel_tool_calls"]  # it is only allowed with tools
+    verbosity = (body.get("text") or {}).get("verbosity")
+    return options | ({"verbosity": verbosity} if verbosity is not None else {})
+
+
+def _shown(body: Json) -> Json:
+    given = {name: body[name] for name in SHOWN if body.get(name) is not None}
+    return {name: value for name, value in given.items() if len(json.dumps(value)) <= SHOWN_CHARS_MAX}
+
+
+def _profile(served: Served, body: Json) -> tuple[Profile, list[str]]:
+    """Return the profile of a request, and the types of the tools that were left out."""
+    tools, dropped = checked_tools(body.get("tools"), served.settings, maximum=CHAT_TOOLS_MAX)
+    functions = [chat_tool(tool) for tool in tools]
+    choice = body.get("tool_choice")
+    if isinstance(choice, dict) and choice.get("type") in ("function", "custom") and "name" in choice:
+        choice = {"type": choice["type"], str(choice["type"]): {"name": choice["name"]}}
+    if not (isinstance(choice, dict) and choice.get("type") == "allowed_tools"):
+        choice, left_out = checked_choice(choice, functions, served.settings)
+        dropped = [*dropped, *left_out]
+    else:
+        choice = choice.get("mode")
+    settings: Json = {
+        name: body[name] for name in ("temperature", "top_p", "max_output_tokens") if body.get(name) is not None
+    }
+    effort = (body.get("reasoning") or {}).get("effort")
+    settings |= {"reasoning_effort": effort} if effort is not None else {}
+    settings |= {"tool_choice": choice} if choice is not None and functions else {}
+    wanted = (body.get("text") or {}).get("format") or {}
+    if wanted.get("type") == "json_schema":
+        inner = {name: value for name, value in wanted.items() if name != "type" and value is not None}
+        settings["response_format"] = {"type": "json_schema", "json_schema": inner}
+    elif wanted.get("type") == "json_object":
+        settings["response_format"] = wanted
+    try:
+        profile = parse_profile(
+            {"tools": functions, "settings": settings, "instructions": body.get("instructions") or ""}, ""
+        )
+        profile.check()
+    except InvalidProfile as error:
+        raise bad_request(f"Invalid request: {error}") from error
+    return profile, list(dict.fromkeys(dropped))
+
+
+def chat_tool(tool: Json) -> Json:
+    """Return a function in the form of Chat Completions."""
+    names = ("name", "description", "parameters", "strict")
+    function = {name: tool[name] for name in names if tool.get(name) is not None}
+    return {"type": "function", "function": {"parameters": {"type": "object", "properties": {}}, **function}}
+
+
+def response_tool(tool: Json) -> Json:
+    """Return a function of a profile in the form of Responses."""
+    function = tool.get("function") or {}
+    names = {"description": None, "parameters": None, "strict": None}
+    return {
+        "type": "function",
+        "name": function.get("name"),
+        **{name: function.get(name, empty) for name, empty in names.items()},
+    }
+
+
+def is_result(message: Message) -> bool:
+    """Return whether a message is the result of a call."""
+    return message.role is Role.TOOL
+
+
+def settings_shown(profile: Profile, shown: Mapping[str, Any]) -> Json:
+    """Return the fields of a response that its profile holds, in the form of the API."""
+    settings = profile.settings
+    made: Json = {name: settings[name] for name in ("temperature", "top_p", "max_output_tokens") if name in settings}
+    made["text"] = {"format": _format(settings.get("response_format")), **(shown.get("text") or {})}
+    if not made["text"].get("format"):
+        made["text"]["format"] = {"type": "text"}
+    return made
+
+
+def _format(given: Any) -> Json:
+    if not isinstance(given, dict):
+        return {"type": "text"}
+    inner = given.get("json_schema")
+    return {"type": "json_schema", **inner} if isinstance(inner, dict) else given

@@ -1,0 +1,432 @@
+"""Handle /v1/responses: each request continues a conversation of the ledger, and is answered at once, as a stream or in the
+background."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from threadledger.domain.conversation import CONVERSATION, Conversation, Profile, key_of, stream_of
+from threadledger.domain.conversation import events as e
+from threadledger.domain.conversation.decisions import cancel as cancel_exchange
+from threadledger.domain.conversation.decisions import delete_response
+from threadledger.domain.conversation.messages import JournaledMessage, Parent, restore_message
+from threadledger.domain.errors import AllBackendsFailed, ConversationBusy, ConversationNotFound
+from threadledger.domain.exchange.served_responses import ResponseRequest, end_response, request_response
+from threadledger.domain.ids import new_id as new_request_key
+from threadledger.domain.journal import Journal
+from threadledger.domain.journal.served_notes import together
+from threadledger.domain.memory import ALL, Memory
+
+from ..wire import ApiError, EventStream, Json, bodies, errors, objects, sse, validation
+from ..wire.errors import bad_request
+from ..wire.pages import not_in_list
+from . import tenants
+from .calls import Handler, Served, ServedCall, deleted_once
+from .chat_objects import refusal_of_failure
+from .items import items_of, messages_in
+from .live_runs import LISTEN_SECONDS, LiveRun
+from .pages import PageQuery, page_of
+from .refusals import AGAIN, SERVER_ERROR
+from .request_keys import key_given
+from .response_events import ResponseWriter, framed, numbered
+from .response_objects import ServedResponse, folded_response, response_object
+from .response_requests import WantedResponse, wanted_response
+
+if TYPE_CHECKING:
+    from .threads import FoundThread
+
+CANCELLED = "cancelled by the client of the served API"
+CLIENT_LEFT = "the client did not wait for the answer"
+RESULTS_LOOKED_BACK = 64
+"""Number of messages in which the calls of results are searched for."""
+
+ENDED_BADLY = frozenset({"failed", "cancelled"})
+_AFTER = re.compile(r"-?[0-9]{1,12}")
+
+
+@dataclass(frozen=True)
+class FoundResponse:
+    """Hold a response of the caller, and its conversation."""
+
+    key: str
+    journal: Journal
+    response: ServedResponse
+    profile: Profile | None
+
+    @property
+    def exchange_id(self) -> str:
+        """Return the id of its exchange."""
+        return self.response.request.exchange_id
+
+    def object(self) -> Json:
+        """Return the API's object of it."""
+        return response_object(self.response, self.profile, self.journal.read_blob)
+
+
+@dataclass(frozen=True)
+class Target:
+    """Describe the conversation that a request continues."""
+
+    key: str
+    behind: Parent | None = None
+    """The last message of the response that it continues; None is the end of memory."""
+    is_new: bool = False
+    calls: frozenset[str] = frozenset()
+    """Ids of the calls with which that response ended."""
+
+
+def create(served: Served, call: ServedCall) -> Json | EventStream:
+    """Create a response (POST /responses)."""
+    wanted = wanted_response(served, call)
+    target = _target(served, call, wanted)
+    journal = served.journal_of(call.caller)
+    earlier = journal.keyed(target.key, call.idempotency_key) if call.repeated else None
+    if isinstance(earlier, e.ExchangeRequested):
+        found = _found(journal, target.key, earlier)
+        if found.response.ended in ENDED_BADLY and key_given(call) is None:
+            _start_over(served, call)  # an SDK that sends its request again wants an answer
+            return create(served, call)
+        return _repeated(served, call, found)
+    _check_results(journal, target, wanted)
+    return _begun(served, call, wanted, target)
+
+
+def _start_over(served: Served, call: ServedCall) -> None:
+    """Make a request that is sent again another one."""
+    call.request_key, call.repeated, call.stored = new_request_key(), False, False
+    call.also = served.runner.notes.note(call.request_key, call.fingerprint)
+
+
+def _target(served: Served, call: ServedCall, wanted: WantedResponse) -> Target:
+    if wanted.conversation is not None:
+        return Target(_conversation(served, call, wanted.conversation).key)
+    if wanted.previous is None:
+        return Target(tenants.key_of(call.caller, wanted.response_id), is_new=True)
+    found = _previous(served, call, wanted.previous)
+    calls = (call.id for each in found.response.said for call in restore_message(each).calls())
+    return Target(found.key, found.response.last, calls=frozenset(calls))
+
+
+def _conversation(served: Served, call: ServedCall, name: str) -> FoundThread:
+    from .conversations import find_conversation
+
+    return find_conversation(served, call, name)
+
+
+def _previous(served: Served, call: ServedCall, name: str) -> FoundResponse:
+    found = _find(served, call, name)
+    if found is None:
+        raise bad_request(
+            f"Previous response with id '{name}' not found.", "previous_response_id", "previous_response_not_found"
+        )
+    if not found.response.is_answered:
+        raise bad_request(
+            f"Previous response with id '{name}' has the status '{found.response.status}', so it cannot be continued: wait until "
+            "it is completed, or continue another one.",
+            "previous_response_id",
+            "previous_response_not_completed",
+        )
+    return found
+
+
+def _check_results(journal: Journal, target: Target, wanted: WantedResponse) -> None:
+    """Raise a 400 for the result of a call that the model did not make."""
+    unknown = [each for each in wanted.unknown_results if each not in target.calls]
+    if unknown and not target.is_new:
+        leaf = target.behind[1] if target.behind is not None else None
+        memory = journal.memory(target.key, last=RESULTS_LOOKED_BACK, leaf=leaf)
+        known = {call.id for each in memory.messages for call in each.message.calls()}
+        unknown = [each for each in unknown if each not in known]
+    if unknown:
+        raise bad_request(f"No tool call found for function call output with call_id {unknown[0]}.", "input")
+
+
+def _begun(served: Served, call: ServedCall, wanted: WantedResponse, target: Target) -> Json | EventStream:
+    """Store a request and run it; nothing is stored if the key runs as many exchanges as it may."""
+    runner, journal, share = served.runner, served.journal_of(call.caller), call.caller.actor or ""
+    stream = stream_of(target.key)
+    sent = ResponseRequest(
+        wanted.profile,
+        wanted.model,
+        wanted.seconds,
+        call.idempotency_key,
+        [journal.keep(each) for each in wanted.messages],
+        target.behind,
+        wanted.metadata,
+        wanted.request,
+    )
+    if not wanted.is_background:
+        runner.reserve(share)
+    try:
+        event = request_response(
+            journal, target.key, sent, lambda name: together(runner.notes.claim(stream, name), call.also)
+        )
+    except BaseException as error:
+        if not wanted.is_background:
+            runner.give_back(share)
+        if isinstance(error, ConversationBusy):
+            raise bad_request(errors.LOCKED, "conversation", "conversation_locked") from error
+        raise
+    live = runner.run(
+        target.key,
+        event.exchange_id,
+        call.caller.actor,
+        stream=wanted.is_streamed,
+        resumed=True,
+        reserved=not wanted.is_background,
+        listens=not wanted.is_background,
+        new=(event, wanted.profile),
+    )
+    found = FoundResponse(target.key, journal, ServedResponse(event), wanted.profile)
+    return Answering(served, call, found, live).answered()
+
+
+def _repeated(served: Served, call: ServedCall, found: FoundResponse) -> Json | EventStream:
+    """Answer a request that is sent again; what no process runs is run here."""
+    live, response = None, found.response
+    if not response.ended:
+        place = stream_of(found.key), found.exchange_id
+        if served.runner.live(found.exchange_id) is not None or served.runner.notes.hold(*place):
+            live = served.runner.run(
+                found.key,
+                found.exchange_id,
+                call.caller.actor,
+                stream=response.is_streamed,
+                listens=not response.is_background,
+            )
+    return Answering(served, call, found, live).answered()
+
+
+class Answering:
+    """Show a response to the client that created it."""
+
+    def __init__(self, served: Served, call: ServedCall, found: FoundResponse, live: LiveRun | None) -> None:
+        self._served, self._call, self._found, self._live = served, call, found, live
+        self._listens = live is not None and not found.response.is_background
+
+    def answered(self) -> Json | EventStream:
+        """Return the response when it has ended, its stream, or at once if it is answered in the background."""
+        if self._found.response.is_streamed:
+            frames = _frames(self._served, self._call, self._found, self._live, self._leave)
+            return EventStream("responses", frames, lambda _status: self._leave())
+        if self._found.response.is_background:
+            return self._found.object()
+        return self._whole()
+
+    def _whole(self) -> Json:
+        try:
+            for _ in _until_ended(self._served, self._call, self._found, self._live):
+                pass
+        finally:
+            self._leave()
+        if self._call.gone.is_set():
+            raise ApiError(503, "The client has disconnected, or the server stops.", kind=SERVER_ERROR, headers=AGAIN)
+        if self._live is not None and isinstance(self._live.error, AllBackendsFailed):
+            raise refusal_of_failure(self._live.error)
+        return _again(self._found).object()
+
+    def _leave(self) -> None:
+        """Cancel a response that nobody waits for any more."""
+        if not self._listens or self._live is None:
+            return
+        self._listens = False
+        if self._served.runner.has_left(self._live):
+            _cancelled(self._served, self._found, CLIENT_LEFT)
+
+
+def _until_ended(
+    served: Served, call: ServedCall, found: FoundResponse, live: LiveRun | None
+) -> Iterator[list[object]]:
+    """Yield the parts of the answer as they arrive, until the response has ended or the client has left.
+
+    A response of another process is looked at again and again: its parts are not seen.
+    """
+    if live is not None:
+        yield from live.listen(call.gone.is_set)
+    while not call.gone.is_set() and not _again(found).response.ended:
+        if call.gone.wait(LISTEN_SECONDS):
+            return
+        yield []
+
+
+def _frames(
+    served: Served,
+    call: ServedCall,
+    found: FoundResponse,
+    live: LiveRun | None,
+    leave: Callable[[], None] = lambda: None,
+    after: int = -1,
+) -> Iterator[bytes]:
+    """Yield the stream of a response, from the event that follows the number `after`."""
+    try:
+        response = found.response
+        if response.ended:
+            yield framed(numbered(found.object(), after)) + sse.frame(sse.DONE)
+            return
+        writer = ResponseWriter(found.object(), after)
+        yield framed(writer.begin())
+        for parts in _until_ended(served, call, found, live):
+            yield framed(event for part in parts for event in writer.of_part(part))
+        if call.gone.is_set():
+            return
+        yield framed(writer.end(_again(found).object())) + sse.frame(sse.DONE)
+    finally:
+        leave()
+
+
+def _found(journal: Journal, key: str, event: e.ExchangeRequested) -> FoundResponse:
+    response = folded_response(journal.history(key, event.originator_version), event)
+    return FoundResponse(key, journal, response, journal.profile(event.profile_hash))
+
+
+def _again(found: FoundResponse) -> FoundResponse:
+    return _found(found.journal, found.key, found.response.request)
+
+
+# Reading
+
+
+def _find(served: Served, call: ServedCall, name: str) -> FoundResponse | None:
+    """Return a response of the caller by its id, which an index has; None if there is none."""
+    journal = served.journal_of(call.caller)
+    newest: dict[str, int] = {}
+    for stream, version in journal.addressed([name]).get(name, []):
+        newest[stream] = max(version, newest.get(stream, 0))
+    for stream, version in newest.items():
+        if not stream.startswith(CONVERSATION) or not tenants.reaches(call.caller, key := key_of(stream)):
+            continue
+        event = next(journal.history(key, version - 1, version), None)
+        if not isinstance(event, e.ExchangeRequested) or event.request.get("response_id") != name:
+            continue
+        if version <= journal.deleted_version(key):
+            continue
+        found = _found(journal, key, event)
+        if found.response.is_overdue and served.runner.expire(key, event.exchange_id):
+            found = _again(found)
+        return found
+    return None
+
+
+def find_response(served: Served, call: ServedCall) -> FoundResponse:
+    """Return the response that a path names.
+
+    Raises:
+        ApiError: a 404.
+    """
+    found = _find(served, call, call.ids["response_id"])
+    if found is None:
+        raise errors.not_found("Response", call.ids["response_id"])
+    return found
+
+
+def retrieve(served: Served, call: ServedCall) -> Json | EventStream:
+    """Return a response, or its stream from the event after `starting_after` (GET /responses/{response_id})."""
+    found = find_response(served, call)
+    if not call.wants_stream:
+        return found.object()
+    given = call.query.get("starting_after", "-1")
+    if not _AFTER.fullmatch(given):
+        raise errors.wrong_type("starting_after", "an integer", given)
+    live = served.runner.live(found.exchange_id) if not found.response.ended else None
+    return EventStream("responses", _frames(served, call, found, live, after=int(given)))
+
+
+def cancel(served: Served, call: ServedCall) -> Json:
+    """Cancel a response in the background; one that has ended does not change (POST /responses/{response_id}/cancel)."""
+    found = find_response(served, call)
+    if not found.response.is_background:
+        raise bad_request("Cannot cancel a synchronous response.")
+    if not found.response.ended:
+        _cancelled(served, found, CANCELLED, call)
+    return _again(found).object()
+
+
+def _cancelled(served: Served, found: FoundResponse, reason: str, call: ServedCall | None = None) -> None:
+    def end(conversation: Conversation) -> None:
+        cancel_exchange(conversation, found.exchange_id, reason)
+
+    also = call.also if call is not None else None
+    try:
+        end_response(found.journal, found.key, found.exchange_id, end, also)
+    except ConversationNotFound:
+        if call is not None:
+            raise errors.not_found("Response", found.response.name) from None
+    served.runner.cancel(found.key, found.exchange_id)
+
+
+def delete(served: Served, call: ServedCall) -> Json:
+    """Delete a response, which is cancelled if it has not ended; its messages remain (DELETE /responses/{response_id})."""
+    name = call.ids["response_id"]
+
+    def delete_now() -> None:
+        found = find_response(served, call)
+        if not found.response.ended:
+            _cancelled(served, found, CANCELLED)
+        try:
+            found.journal.commit(found.key, partial(delete_response, response_id=name), also=call.also)
+        except ConversationNotFound:
+            raise errors.not_found("Response", name) from None
+
+    return deleted_once(served, call, delete_now, objects.deletion(name, "response.deleted"))
+
+
+def list_input_items(served: Served, call: ServedCall) -> Json:
+    """Return a page of the items of a response's input (GET /responses/{response_id}/input_items)."""
+    found, query = find_response(served, call), PageQuery.of(call.query)
+    request, first = found.response.request, found.response.first_version
+    items: list[Json] = []
+    if first is not None:
+        for event in found.journal.history(found.key, first - 1, request.originator_version - 1):
+            if isinstance(event, e.MessageJournaled):
+                message = JournaledMessage(
+                    restore_message(event), event.message_id, event.originator_version, event.timestamp
+                )
+                items += items_of(message, found.journal.read_blob)
+    return item_page(items, query)
+
+
+def item_page(items: list[Json], query: PageQuery) -> Json:
+    """Return a page of items, which are given oldest first."""
+    shown = items[::-1] if query.newest_first else items
+    names = {each["id"]: place for place, each in enumerate(shown)}
+    for param, name in (("after", query.after), ("before", query.before)):
+        if name and name not in names:
+            raise not_in_list(name, param)
+    start = names[query.after] + 1 if query.after else 0
+    end = names[query.before] if query.before else len(shown)
+    window = shown[start:end]
+    page = window[-query.limit :] if query.from_end else window[: query.limit]
+    return page_of(page, query, len(window) > len(page))
+
+
+def count_input_tokens(served: Served, call: ServedCall) -> Json:
+    """Estimate the input tokens of a response without creating it (POST /responses/input_tokens)."""
+    body, journal = call.body, served.journal_of(call.caller)
+    conversation = bodies.response_conversation(body)
+    previous = validation.optional_string(body, "previous_response_id")
+    count = 0
+    if conversation is not None:
+        count = journal.memory(_conversation(served, call, conversation).key).estimated_tokens()
+    elif previous is not None:
+        found = _previous(served, call, previous)
+        count = journal.memory(found.key, leaf=found.response.last[1]).estimated_tokens()
+    given = messages_in(body["input"], "input") if body.get("input") is not None else []
+    instructions = validation.optional_string(body, "instructions") or ""
+    if instructions:
+        given = [*messages_in([{"role": "system", "content": instructions}], "instructions"), *given]
+    count += Memory((), 0, ALL).with_messages(given).estimated_tokens()
+    return {"object": "response.input_tokens", "input_tokens": count}
+
+
+HANDLERS_OF_RESPONSES: Mapping[str, Handler] = {
+    "create_response": create,
+    "retrieve_response": retrieve,
+    "cancel_response": cancel,
+    "delete_response": delete,
+    "list_input_items": list_input_items,
+    "count_input_tokens": count_input_tokens,
+}

@@ -1,0 +1,1 @@
+from domain.exchange.served_responses import *
