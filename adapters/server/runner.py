@@ -479,7 +479,6 @@ class Runner:
         """Run an exchange that a stopped process has left, or end it if nobody waits for it any more."""
         journal = self._ledger.journal
         recorded = SentOptions.of(journal, key, exchange_id)
-        share = recorded.event.actor or "" if recorded is not None else ""
         if recorded is not None and recorded.event.surface == SURFACE:
             state = journal.require(key).state
             exchange = state.open_exchanges.get(exchange_id)
@@ -490,7 +489,13 @@ class Runner:
                 self._note_end(stream_of(key), exchange_id)
                 return
         logger.info("exchange %s of %r is continued here", exchange_id, key)
-        self.run(key, exchange_id, None, share=share)
+        self.run(key, exchange_id, None, share=self._share_of(key, exchange_id))
+
+    def _share_of(self, key: str, exchange_id: str) -> str:
+        """Return the actor that has requested an exchange."""
+        lookups = self._ledger.journal.lookups(key)
+        event = lookups.request_of(exchange_id) if lookups is not None else None
+        return event.actor or "" if event is not None else ""
 
 
 def pause_after(failures: int, seconds: float) -> float:
