@@ -31,8 +31,9 @@ if TYPE_CHECKING:
 
 RETRY_COUNT = "x-stainless-retry-count"
 IDEMPOTENCY_KEY = "idempotency-key"
-MAKING_THREADS = frozenset({"create_thread", "create_thread_and_run"})
-"""Operations whose requests are often equal among the users of an app, such as a new thread without messages.
+MAKING_THREADS = frozenset({"create_thread", "create_thread_and_run", "create_conversation", "create_response"})
+"""Operations whose requests are often equal among the users of an app, such as a new thread without messages; a response makes
+a conversation if it names none and no response.
 
 Two users must never get one thread: such a request is the same as an earlier one only if this server knows that its client
 left."""
@@ -101,8 +102,9 @@ class RequestKeys:
 
     def _unsent(self, call: ServedCall) -> str | None:
         """Return the key of the request that is sent again; None if it is not known, or the client has its response."""
-        thread_id = call.ids.get("thread_id")
-        is_thread_made = thread_id is None and call.route is not None and call.route.operation in MAKING_THREADS
+        thread_id = call.ids.get("thread_id") or call.ids.get("conversation_id") or _conversation_in(call)
+        is_continuing = thread_id is not None or call.body.get("previous_response_id") is not None
+        is_thread_made = not is_continuing and call.route is not None and call.route.operation in MAKING_THREADS
         with self._lock:
             keys = [
                 each.request_key
@@ -118,6 +120,13 @@ class RequestKeys:
         if thread_id is None:
             return None if is_thread_made else found
         return None if self._runner.has_followers(key_of(call.caller, thread_id), found) else found
+
+
+def _conversation_in(call: ServedCall) -> str | None:
+    """Return the conversation that the body of a request for a response names."""
+    given = call.body.get("conversation")
+    name = given.get("id") if isinstance(given, dict) else given
+    return name if isinstance(name, str) and name else None
 
 
 def key_given(call: ServedCall) -> str | None:
