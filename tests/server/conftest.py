@@ -18,6 +18,7 @@ from threadledger.domain.ledger import Ledger
 
 from .assistant_app import App
 from .chat_only import ChatOnly
+from .processes import ServerParent, ServerProcess, reserved_port
 from .speaking import Keys, until
 
 
@@ -158,3 +159,51 @@ def lines() -> Iterator[Lines]:
     yield handler
     root.removeHandler(handler)
     root.setLevel(before)
+
+
+# Servers that are killed
+
+RETRIES = 400
+"""Number of attempts of the SDK, which never waits longer than a tenth of a second for the next one."""
+
+
+@pytest.fixture(scope="module")
+def parent() -> Iterator[ServerParent]:
+    starting = ServerParent()
+    yield starting
+    starting.close()
+
+
+@pytest.fixture
+def start(parent: ServerParent, upstream: ChatOnly) -> Iterator[Callable[..., ServerProcess]]:
+    """Yield a function that starts a server on the upstream of the test: `start(db_url, port, killed_at=7)`."""
+    yield lambda db_url, *arguments, **order: parent.start(db_url, upstream.base_url, *arguments, **order)
+    parent.end_servers()
+
+
+@pytest.fixture
+def port() -> Iterator[int]:
+    with reserved_port() as number:
+        yield number
+
+
+@pytest.fixture
+def another_port() -> Iterator[int]:
+    with reserved_port() as number:
+        yield number
+
+
+@pytest.fixture
+def connect(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], OpenAI]]:
+    """Yield a function that returns the SDK for a server, which repeats requests until the server is there again."""
+    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.01)
+    monkeypatch.setattr("openai._base_client.MAX_RETRY_DELAY", 0.1)
+    opened: list[OpenAI] = []
+
+    def connected(base_url: str) -> OpenAI:
+        opened.append(OpenAI(base_url=base_url, api_key="any", max_retries=RETRIES))
+        return opened[-1]
+
+    yield connected
+    for client in opened:
+        client.close()

@@ -20,7 +20,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
@@ -83,6 +83,14 @@ class ServerProcess:
         assert select.select([self._pipe], [], [], ENDED_SECONDS_MAX)[0], f"process {self.pid} prints nothing"
         return self._line()
 
+    def wait_or_stop(self, done: Sequence[Any]) -> None:
+        """Return when the process has been killed, or when all of these are done (futures) or set (events)."""
+        while not select.select([self._pipe], [], [], LOOK_SECONDS)[0]:
+            if all(each.done() if hasattr(each, "done") else each.is_set() for each in done):
+                self.kill()
+                return
+        self.wait()
+
     def wait(self) -> int | None:
         """Return the exit status when the process has ended; None if it was killed."""
         status = self.next()
@@ -106,12 +114,17 @@ class ServerParent:
         command = [sys.executable, "-W", "ignore::DeprecationWarning", str(Path(__file__))]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, text=True)
         self._started: list[ServerProcess] = []
+        self._lock = threading.Lock()
 
     def start(self, db_url: str, upstream_url: str, port: int = 0, **order: Any) -> ServerProcess:
         """Start a server in the current folder, and return it when it has printed its address.
 
         `killed_at` is the number of the moment at which it kills itself, and `stop_seconds` how long its runs may take to end.
         """
+        with self._lock:
+            return self._start(db_url, upstream_url, port, order)
+
+    def _start(self, db_url: str, upstream_url: str, port: int, order: dict[str, Any]) -> ServerProcess:
         pipe = Path(f"pipe-{len(self._started)}").resolve()
         os.mkfifo(pipe)
         env = {"OPENAI_BASE_URL": upstream_url, "OPENAI_API_KEY": "sk-test", "THREADLEDGER_BACKENDS": "chat"}

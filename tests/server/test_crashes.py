@@ -29,7 +29,7 @@ from threadledger.cli import main
 from threadledger.domain.conversation import events as e
 
 from .chat_only import ChatOnly
-from .processes import STOPS, ServerParent, ServerProcess, reserved_port
+from .processes import STOPS, ServerProcess
 from .speaking import accepts, until
 
 pytestmark = [
@@ -43,55 +43,23 @@ CLIENTS = 3
 MOMENTS_MAX = 400
 """Number of the last moment at which a server may be killed: each of the clients has had several answers by then."""
 
-RETRIES = 400
-"""Number of attempts of the SDK, which never waits longer than a tenth of a second for the next one."""
-
 RUN_SECONDS_MAX = 90.0
 """Maximum time for a run to end, in seconds, while its server is killed again and again; tests that pass are far from it."""
 
 POLL_HELPER = {"x-stainless-poll-helper": "true"}
+
+
+@pytest.fixture
+def upstream(upstream: ChatOnly) -> ChatOnly:
+    upstream.calls_functions = True
+    return upstream
+
+
 ENDED = {"completed", "failed", "cancelled", "expired", "incomplete"}
 FUNCTION: Any = {
     "type": "function",
     "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}},
 }
-
-
-@pytest.fixture(scope="module")
-def parent() -> Iterator[ServerParent]:
-    starting = ServerParent()
-    yield starting
-    starting.close()
-
-
-@pytest.fixture
-def start(parent: ServerParent, upstream: ChatOnly) -> Iterator[Callable[..., ServerProcess]]:
-    """Yield a function that starts a server on the upstream of the test: `start(db_url, port, killed_at=7)`."""
-    upstream.calls_functions = True
-    yield lambda db_url, *arguments, **order: parent.start(db_url, upstream.base_url, *arguments, **order)
-    parent.end_servers()
-
-
-@pytest.fixture
-def port() -> Iterator[int]:
-    with reserved_port() as number:
-        yield number
-
-
-@pytest.fixture
-def connect(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], openai.OpenAI]]:
-    """Yield a function that returns the SDK for a server, which repeats requests until the server is there again."""
-    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.01)
-    monkeypatch.setattr("openai._base_client.MAX_RETRY_DELAY", 0.1)
-    opened: list[openai.OpenAI] = []
-
-    def connected(base_url: str) -> openai.OpenAI:
-        opened.append(openai.OpenAI(base_url=base_url, api_key="any", max_retries=RETRIES))
-        return opened[-1]
-
-    yield connected
-    for client in opened:
-        client.close()
 
 
 class Talker:
