@@ -1,12 +1,16 @@
 """Measure what `threadledger serve` adds to the provider's own answer, in pairs.
 
-python benchmarks/serve.py [--quick] [--only runs|pages] [--disk DIR]
+python benchmarks/serve.py [--quick] [--only runs|responses|pages] [--disk DIR]
 
 The server and the provider (a simulator that answers at once) run in processes of their own; the client is the SDK. A run on
 the server, from its creation until the app has seen it completed (by the SDK's own helper, or as a stream), is paired with one
 completion of the same question, asked of the provider directly. It may add the time of four commits and 8 ms; a commit is
 measured in the same rounds, as one INSERT into a SQLite database of the same directory with the same durability. All times are
 wall times, and not comparable between machines.
+
+A response may add three commits and 5 ms; the first text of a stream two commits and 3 ms to that of the provider's own stream.
+Eight connections have to be answered at least 100 times a second together: OGX 1.x, a server of the same APIs, answers 14 to 20
+(measured in November 2026 on two cores, with the same provider).
 
 The page of the last 20 messages of a long thread may take twice as long as that of a short one.
 """
@@ -17,8 +21,11 @@ import sqlite3
 import statistics
 import sys
 import tempfile
+import time
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -26,7 +33,7 @@ from typing import Any
 
 import openai
 from elsewhere import elsewhere, simulator_elsewhere
-from figures import Table, arguments, measured
+from figures import Sample, Table, arguments, measured
 from stores import FILL_MESSAGES, batches, texts
 
 import threadledger
@@ -35,6 +42,13 @@ from threadledger.adapters.server import open_server
 
 COMMITS, ADDED_LIMIT_MS = 4, 8.0
 """What a run may add: the time of this many commits, and further milliseconds."""
+
+RESPONSE_COMMITS, RESPONSE_LIMIT_MS = 3, 5.0
+FIRST_COMMITS, FIRST_LIMIT_MS = 2, 3.0
+"""What a response may add, and what the first text of a stream may add."""
+
+CONNECTIONS, RATE_MIN = 8, 100.0
+"""Number of clients at the same time, and the responses that they get per second at least."""
 
 LONG_LIMIT = 2.0
 """Maximum ratio of a page of a long thread to that of a short one."""
@@ -81,7 +95,7 @@ class Bench:
         self._lengths = (100, 2_000) if quick else (100, 100_000)
 
     def run(self, only: str | None) -> None:
-        for name in ("runs", "pages"):
+        for name in ("runs", "responses", "pages"):
             if only in {None, name}:
                 getattr(self, name)()
 
@@ -122,6 +136,61 @@ class Bench:
                 self.table.value(f"commit, next to: {name}", [each.wall * 1000 for each in commits], "ms")
                 self.table.added(f"{name}, created to completed", pairs, "wall", ADDED_LIMIT_MS + COMMITS * floor)
 
+    def responses(self) -> None:
+        """Measure responses, each against the same question to the provider, and how many eight clients get."""
+        with (
+            elsewhere(served, self._db("responses"), self._upstream) as base_url,
+            client_of(base_url) as app,
+            client_of(self._upstream) as direct,
+            committing(self._place / "floor-responses.db") as commit,
+        ):
+            firsts: list[list[Sample]] = [[], []]
+
+            def whole(_: int) -> None:
+                assert app.responses.create(model=MODEL, input=QUESTION).status == "completed"
+
+            def alone(_: int) -> None:
+                direct.chat.completions.create(model=MODEL, messages=[{"role": "user", "content": QUESTION}])
+
+            def streamed(_: int) -> None:
+                began = time.perf_counter()
+                with app.responses.create(model=MODEL, input=QUESTION, stream=True) as events:
+                    times = [time.perf_counter() for each in events if each.type == "response.output_text.delta"]
+                firsts[0].append(Sample(times[0] - began, 0.0))
+
+            def alone_streamed(_: int) -> None:
+                began = time.perf_counter()
+                said: Any = [{"role": "user", "content": QUESTION}]
+                with direct.chat.completions.create(model=MODEL, messages=said, stream=True) as chunks:
+                    times = [time.perf_counter() for each in chunks if each.choices[0].delta.content]
+                firsts[1].append(Sample(times[0] - began, 0.0))
+
+            *wholes, commits = measured([whole, alone, lambda _: commit()], self._samples)
+            floor = statistics.median(each.wall for each in commits) * 1000
+            self.table.value("commit, next to: response", [each.wall * 1000 for each in commits], "ms")
+            self.table.added("response", wholes, "wall", RESPONSE_LIMIT_MS + RESPONSE_COMMITS * floor)
+            *whole_streams, commits = measured([streamed, alone_streamed, lambda _: commit()], self._samples)
+            floor = statistics.median(each.wall for each in commits) * 1000
+            name, limit = "response, first text of a stream", FIRST_LIMIT_MS + FIRST_COMMITS * floor
+            self.table.added(name, [each[1:] for each in firsts], "wall", limit)
+            self.table.added("response, whole stream", whole_streams, "wall")
+            self._rate(base_url)
+
+    def _rate(self, base_url: str) -> None:
+        clients = [client_of(base_url) for _ in range(CONNECTIONS)]
+
+        def answered(client: openai.OpenAI) -> None:
+            for _ in range(self._samples):
+                client.responses.create(model=MODEL, input=QUESTION)
+
+        with ThreadPoolExecutor(CONNECTIONS) as pool:
+            began = time.perf_counter()
+            deque(pool.map(answered, clients), maxlen=0)
+            rate = CONNECTIONS * self._samples / (time.perf_counter() - began)
+        self.table.value(f"responses a second, {CONNECTIONS} connections", [rate], "", at_least=RATE_MIN)
+        for client in clients:
+            client.close()
+
     def pages(self) -> None:
         """Measure the last messages of a short and of a long thread."""
         db = self._db("pages")
@@ -144,7 +213,7 @@ class Bench:
 
 def main() -> int:
     """Print the table, and return 1 if an aim is missed."""
-    args = arguments(__doc__, ["runs", "pages"]).parse_args()
+    args = arguments(__doc__, ["runs", "responses", "pages"]).parse_args()
     warnings.simplefilter("ignore", DeprecationWarning)  # the SDK warns at each call of the Assistants API
     with tempfile.TemporaryDirectory(dir=args.disk) as place, simulator_elsewhere() as upstream:
         bench = Bench(Path(place), upstream, quick=args.quick, markdown=args.markdown)

@@ -39,6 +39,15 @@ def new_id() -> str:
         return begin + _random_ends(1)[0]
 
 
+def id_behind(text: str, number: int) -> str:
+    """Return the id that is so many behind another one, for several objects that were announced by the first of their ids.
+
+    Their random ends follow each other, so that any process computes the same ones.
+    """
+    end = (int(text[24:], 16) + number) % 16**12
+    return f"{text[:24]}{end:012x}"
+
+
 IDS_AT_ONCE = 64
 """Number of ids whose random ends are made at once, which takes less time than making each when it is needed."""
 

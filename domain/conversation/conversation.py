@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
+from itertools import zip_longest
 from typing import Any, Self, TypeVar
 
 import msgspec
@@ -323,12 +324,12 @@ class Conversation:
         source: Source = Source.RUN,
         duration_seconds: float | None = None,
         place: Place = _AT_THE_END,
-        answer_id: str | None = None,
+        message_ids: Sequence[str | None] = (),
     ) -> str:
         """Record a run's answer in one commit, `RunCompleted` and its messages; return the answer's message id.
 
         `place` is where the answer goes, if not to the end: that of a rerun, or one with newer messages of others.
-        `answer_id` is the id of the last message, if it has one already.
+        `message_ids` are the ids of the messages, as far as they have some already.
 
         Raises:
             RunNotOpen: the run has already ended.
@@ -341,8 +342,7 @@ class Conversation:
         exchange_id = run.exchange_id
         journaled: list[e.MessageJournaled] = []
         parent = place.parent
-        for message in completion.messages:
-            own = answer_id if message is completion.messages[-1] else None
+        for message, own in zip_longest(completion.messages, message_ids):
             said = self.journal(
                 message, source=source, exchange_id=exchange_id, run_id=run_id, parent=parent, message_id=own
             )

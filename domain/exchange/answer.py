@@ -65,7 +65,10 @@ class StartedOver:
 
 @dataclass(frozen=True, slots=True)
 class Began:
-    """Represent the start of a run of a served request, with the id that its answer will have."""
+    """Represent the start of a run of a served request, with the id of the first message that the model will say.
+
+    Each further message of the run has the next id (`id_behind`).
+    """
 
     run_id: str
     backend: str

@@ -6,13 +6,15 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from itertools import count
 from typing import TYPE_CHECKING, TypeVar
 
 from ..conversation import TOO_LATE, Place, RunPlan
 from ..conversation.events import BranchSelected, MessageJournaled
-from ..conversation.messages import Source
+from ..conversation.messages import Role, Source
 from ..errors import ConversationChanged, ConversationNotFound
 from ..failures import Cause, Failure, diagnose
+from ..ids import id_behind
 from ..limits import PARTIAL_TEXT_CHARS_MAX
 
 if TYPE_CHECKING:
@@ -130,8 +132,10 @@ class Run:
     said: str = ""
     """Text of failed runs that this run continues; empty once it is journaled with the run's first tool calls."""
     has_called_tools: bool = False
-    answer_id: str | None = None
-    """Id that the answer's message will have; None if that is not decided yet."""
+    message_id: str | None = None
+    """Id of the first message that the model will say in the run; None if that is not decided yet."""
+    said_messages: int = 0
+    """Number of messages that the model has said so far."""
     versions: list[int] = field(default_factory=list)
     """Versions of the messages that were journaled of it so far."""
 
@@ -139,6 +143,14 @@ class Run:
     def duration_seconds(self) -> float:
         """Return the seconds since the backend was called; if it was not, since the run was recorded."""
         return round(time.monotonic() - (self.called or self.began), 6)
+
+    def ids_of(self, messages: Sequence[Message]) -> list[str | None]:
+        """Return the ids of messages that are about to be journaled, which the run has said; None for those of others."""
+        numbers = count(self.said_messages)
+        return [
+            id_behind(self.message_id, next(numbers)) if self.message_id and each.role is Role.ASSISTANT else None
+            for each in messages
+        ]
 
     def with_partial_text(self, failure: Failure) -> Failure:
         """Return the failure with the text that was streamed before it."""
@@ -230,14 +242,20 @@ class RunRecords:
         """Journal tool calls and their results; return whether the run is still open."""
 
         said: list[MessageJournaled] = []
+        ids = run.ids_of(messages)
 
         def decide(conversation: Conversation) -> bool:
             is_open = self._is_open(conversation, run)
             parent = self._parent(conversation)
             said.clear()
-            for message in messages:
+            for message, message_id in zip(messages, ids, strict=True):
                 each = conversation.journal(
-                    message, source=Source.RUN, exchange_id=self._exchange_id, run_id=run.run_id, parent=parent
+                    message,
+                    source=Source.RUN,
+                    exchange_id=self._exchange_id,
+                    run_id=run.run_id,
+                    message_id=message_id,
+                    parent=parent,
                 )
                 parent = (each.message_id, each.originator_version) if parent is not None else None
                 said.append(each)
@@ -245,6 +263,7 @@ class RunRecords:
 
         is_open = self._commit(decide)
         run.versions += [each.originator_version for each in said]
+        run.said_messages += sum(each is not None for each in ids)
         if self.mode.branch is not None and said:
             self.mode.branch.parent = said[-1].message_id, said[-1].originator_version
         return is_open
@@ -259,6 +278,7 @@ class RunRecords:
         """
         source = Source.RERUN if self.mode.rerun_of else Source.FALLBACK if fallback else Source.RUN
         chosen, branch = self.mode.place(), self.mode.branch
+        ids = run.ids_of(completion.messages)
 
         def decide(conversation: Conversation) -> tuple[str, str, int, bool]:
             parent = self._parent(conversation)
@@ -280,7 +300,7 @@ class RunRecords:
                 source=source,
                 duration_seconds=run.duration_seconds,
                 place=replace(place, run_versions=tuple(run.versions)) if run.versions else place,
-                answer_id=run.answer_id,
+                message_ids=ids,
             )
             self.answered(conversation, run)
             return run.run_id, message_id, conversation.version, _is_selected(conversation, place)

@@ -134,10 +134,10 @@ class Runs:
         self.made.append(run.run_id)
         if self._failed is not None:
             yield Emit(self._started_over(self._failed, run))
-        if run.answer_id is not None:
+        if run.message_id is not None:
             from .answer import Began
 
-            yield Emit(Began(run.run_id, candidate.backend, candidate.model, run.answer_id))
+            yield Emit(Began(run.run_id, candidate.backend, candidate.model, run.message_id))
         if run.plan.losses:
             yield Emit(NotShown(run.plan.losses, run.run_id, candidate.backend))
         return run
@@ -308,7 +308,7 @@ class Runs:
             request = replace(request, memory=with_beginning_said(request.memory, said))
         run = Run(run_id, candidate, plan, memory, request, time.monotonic(), said=said, refusal=refusal)
         if self._mode.served:  # a run that continues a text has the message that its listeners know
-            run.answer_id = (self._failed.answer_id if said and self._failed is not None else None) or new_id()
+            run.message_id = (self._failed.message_id if said and self._failed is not None else None) or new_id()
         return run
 
     def _recorded(self, plan: RunPlan, request: BackendRequest) -> tuple[str, Failure | None]:
