@@ -1,8 +1,9 @@
 """Run the tests of openai-python against a real server: a plugin of pytest that replaces the literal ids in their requests.
 
-Those tests were written for a mock that accepts any id, and ask for `thread_id`, `run_id`, … Each of them gets new objects, made
-when it asks for one. Only ids are replaced: paths, the values of `after`, `before` and `run_id` in queries, and two fields
-of bodies.
+Those tests were written for a mock that accepts any id, and ask for `thread_id`, `conv_123`, … Each of them gets new objects,
+made when it asks for one. Only ids are replaced: in paths, in `after`, `before` and `run_id` of queries, and in four fields of
+bodies. One field is left out: some tests send `conversation` and `previous_response_id` together, which the API refuses. Of
+these, the streamed ones send `previous_response_id` alone, the others `conversation` alone.
 
     TEST_API_BASE_URL=http://127.0.0.1:8731/v1 PYTHONPATH=tests/server python -m pytest -p real_ids tests/api_resources/beta
 
@@ -57,6 +58,12 @@ class RealObjects:
                 return self._steps[0]
             case "tool_call_id":
                 return str(self._run["required_action"]["submit_tool_outputs"]["tool_calls"][0]["id"])
+            case "conv_123" | "conversation":
+                return self._conversation
+            case "msg_abc":
+                return self._ids(f"/conversations/{self._conversation}/items")[0]
+            case "resp_677efb5139a88190b512bc3fef8e535d" | "response_id" | "previous_response_id":
+                return self._response
             case "after" | "before":
                 return self._listed[0 if literal == "after" else -1]
         raise AssertionError(f"no id takes the place of {literal!r}")
@@ -95,6 +102,23 @@ class RealObjects:
         return self._ids(f"/threads/{self._run['thread_id']}/runs/{self._run['id']}/steps")
 
     @cached_property
+    def _conversation(self) -> str:
+        return str(self._post("/conversations", items=[QUESTION, QUESTION])["id"])
+
+    @cached_property
+    def _response(self) -> str:
+        """A response with two items of input; its stream can be read, and it can be cancelled, if it is in the background."""
+        in_background = self._url.startswith("/responses/")
+        body = {"model": MODEL, "input": [QUESTION, QUESTION]}
+        path, ended = "/responses", "event: response.completed"
+        with self._http.stream("POST", path, json=body | {"background": in_background, "stream": True}) as answer:
+            assert answer.status_code == 200, answer.read()
+            lines = [*answer.iter_lines()]
+        assert ended in lines, lines
+        made: Json = json.loads(next(line for line in lines if line.startswith("data: "))[6:])
+        return str(made["response"]["id"])
+
+    @cached_property
     def _messages(self) -> list[str]:
         return self._ids(f"/threads/{self.named('thread_id')}/messages")
 
@@ -107,7 +131,9 @@ class RealObjects:
     @property
     def _listed(self) -> list[str]:
         """The ids in the list that a test reads, oldest first."""
-        path = self._url.replace("/thread_id", f"/{self.named('thread_id')}") if "thread_id" in self._url else self._url
+        path = self._url
+        for literal in ("thread_id", "conv_123", "response_id"):
+            path = path.replace(f"/{literal}", f"/{self.named(literal)}") if f"/{literal}" in path else path
         if path.endswith("/runs"):
             return [str(self._another_run(path)["id"]) for _ in range(2)]
         if path.endswith("/assistants"):
@@ -133,7 +159,10 @@ class RealObjects:
         return made
 
 
-LITERALS = frozenset({"assistant_id", "completion_id", "thread_id", "message_id", "run_id", "step_id", "tool_call_id"})
+LITERALS = frozenset({
+    "assistant_id", "completion_id", "thread_id", "message_id", "run_id", "step_id", "tool_call_id",
+    "conv_123", "msg_abc", "resp_677efb5139a88190b512bc3fef8e535d", "response_id",
+})  # fmt: skip
 CURSORS = frozenset({"after", "before", "run_id"})
 
 
@@ -148,6 +177,12 @@ def replace_ids(url: str, query: Any, body: Any, real: Any) -> tuple[str, Any, A
             body["assistant_id"] = real("assistant_id")
         if "tool_outputs" in body:
             body["tool_outputs"] = [_with_call(each, real) for each in body["tool_outputs"]]
+        if "conversation" in body and "previous_response_id" in body:
+            del body["conversation" if body.get("stream") else "previous_response_id"]
+        if body.get("conversation") == "string":
+            body["conversation"] = real("conversation")
+        if body.get("previous_response_id") in ("previous_response_id", "resp_123"):
+            body["previous_response_id"] = real("previous_response_id")
     return path, query, body
 
 

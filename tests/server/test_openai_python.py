@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,8 @@ from .chat_only import ChatOnly
 from .downloads import cached, run
 from .real_ids import replace_ids
 
+Json = dict[str, Any]
+
 SOAK = "THREADLEDGER_SOAK" in os.environ
 BETA = "tests/api_resources/beta"
 ASSISTANTS = (
@@ -25,8 +27,16 @@ ASSISTANTS = (
     *(f"{BETA}/threads/test_messages.py", f"{BETA}/threads/test_runs.py", f"{BETA}/threads/runs/test_steps.py"),
 )
 CHAT = ("tests/api_resources/chat/test_completions.py", "tests/api_resources/chat/completions/test_messages.py")
-ASSISTANTS_MIN, CHAT_MIN = 116, 29
+CONVERSATIONS = ("tests/api_resources/test_conversations.py", "tests/api_resources/conversations/test_items.py")
+RESPONSES = (
+    "tests/api_resources/test_responses.py",
+    *(f"tests/api_resources/responses/test_{name}.py" for name in ("input_items", "input_tokens")),
+)
+PASSED_MIN: Mapping[tuple[str, ...], int] = {ASSISTANTS: 116, CHAT: 29, CONVERSATIONS: 35, RESPONSES: 35}
 """Number of tests of one client that pass at least, in openai 3.54: of each of the clients that `CLIENTS` selects."""
+
+NOT_SERVED = "compact"
+"""Part of the names of the tests of `/responses/compact`, which is not served."""
 
 CLIENTS = {
     "strict": "not Async and strict",
@@ -60,7 +70,8 @@ def sdk_tests() -> Path:
 def outcomes(folder: Path, base_url: str, result: Path, tests: tuple[str, ...], selection: str) -> Any:
     """Run tests in a process of their own, and return `{"passed": [names], "failed": {name: why}}`."""
     plugins = ("-p", "no:cacheprovider", "-p", "pytest_asyncio.plugin", "-p", "real_ids")
-    command = [sys.executable, "-m", "pytest", "-q", "-o", "addopts=", "--tb=short", *plugins, "-k", selection, *tests]
+    chosen = ("-k", f"{selection} and not {NOT_SERVED}")
+    command = [sys.executable, "-m", "pytest", "-q", "-o", "addopts=", "--tb=short", *plugins, *chosen, *tests]
     env = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     env |= {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONPATH": str(Path(__file__).parent)}
     env |= {"TEST_API_BASE_URL": base_url, "REAL_IDS_RESULTS": str(result)}
@@ -94,15 +105,33 @@ def test_the_plugin_replaces_ids_and_no_other_value() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("sent", "kept"),
+    [
+        ({"conversation": "string", "previous_response_id": "resp_123"}, {"conversation": "real conversation"}),
+        (
+            {"conversation": "string", "previous_response_id": "previous_response_id", "stream": True},
+            {"previous_response_id": "real previous_response_id", "stream": True},
+        ),
+        (
+            {"conversation": "conv_of_the_test", "input": "string"},
+            {"conversation": "conv_of_the_test", "input": "string"},
+        ),
+    ],
+)
+def test_the_plugin_leaves_out_one_of_two_fields_that_the_api_refuses_together(sent: Json, kept: Json) -> None:
+    assert replace_ids("/responses", {}, sent, "real {}".format)[2] == kept
+
+
 @pytest.mark.parametrize("selection", selections())
-def test_the_sdk_passes_all_its_own_tests_of_assistants_and_of_chat_completions(
+def test_the_sdk_passes_all_its_own_tests_of_what_is_served(
     open_api: Callable[..., Any], upstream: ChatOnly, sdk_tests: Path, tmp_path: Path, selection: str
 ) -> None:
     upstream.calls_functions = True
     server = open_api("[serve]\nhosted_tools = 'drop'\n")
-    found = outcomes(sdk_tests, server.base_url, tmp_path / "outcomes.json", (*ASSISTANTS, *CHAT), selection)
+    tests = tuple(file for files in PASSED_MIN for file in files)
+    found = outcomes(sdk_tests, server.base_url, tmp_path / "outcomes.json", tests, selection)
     assert found["failed"] == {}
-    of_chat = [name for name in found["passed"] if name.startswith(CHAT)]
-    assert len(of_chat) >= CHAT_MIN
-    assert len(found["passed"]) - len(of_chat) >= ASSISTANTS_MIN
+    passed = {files: sum(name.startswith(files) for name in found["passed"]) for files in PASSED_MIN}
+    assert {files: number for files, number in passed.items() if number < PASSED_MIN[files]} == {}
     assert upstream.other_paths == []
