@@ -203,9 +203,7 @@ def settings_shown(profile: Profile, shown: Mapping[str, Any]) -> Json:
     """Return the fields of a response that its profile holds, in the form of the API."""
     settings = profile.settings
     made: Json = {name: settings[name] for name in ("temperature", "top_p", "max_output_tokens") if name in settings}
-    made["text"] = {"format": _format(settings.get("response_format")), **(shown.get("text") or {})}
-    if not made["text"].get("format"):
-        made["text"]["format"] = {"type": "text"}
+    made["text"] = {**(shown.get("text") or {}), "format": _format(settings.get("response_format"))}
     return made
 
 
@@ -213,4 +211,5 @@ def _format(given: Any) -> Json:
     if not isinstance(given, dict):
         return {"type": "text"}
     inner = given.get("json_schema")
-    return {"type": "json_schema", **inner} if isinstance(inner, dict) else given
+    defaults = {"description": None, "strict": False}
+    return {"type": "json_schema", **defaults, **inner} if isinstance(inner, dict) else given
