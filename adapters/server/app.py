@@ -54,6 +54,7 @@ from .limits import (
 from .refusals import AGAIN, SERVER_ERROR, refusal_of, without_text
 from .replies import RequestInProgress, WholeAnswer
 from .request_keys import key_given
+from .response_events import FAILED_NUMBER
 
 HEALTH_PATH = "/health"
 OWN_ROUTES = (Route("list_threads", "GET", "/threads", "assistants"),)
@@ -324,7 +325,8 @@ class ServerApp:
         except Exception as error:  # noqa: BLE001 - it is sent within the stream
             refusal = _refused(error, request.request_id)
             _abandon(stream, "failed", request.request_id)
-            last = sse.error_frame(stream.api, refusal.code or SERVER_ERROR, refusal.message, enveloped=True)
+            code, number = refusal.code or SERVER_ERROR, FAILED_NUMBER
+            last = sse.error_frame(stream.api, code, refusal.message, number=number, enveloped=True)
             request.from_thread(partial(request.write, last, last=True))
             return False
         _abandon(stream, "cancelled", request.request_id)

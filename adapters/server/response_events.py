@@ -19,7 +19,7 @@ from .items import output_text
 from .refusals import SERVER_ERROR
 
 FAILED_NUMBER = 2**31 - 1
-"""Number of the event with which a failed response ends: above that of any text that was sent of it."""
+"""Number of the event with which a response or its stream fails: above that of any text that was sent of it."""
 
 FAILED = "response.failed"
 DELTA = ".delta"

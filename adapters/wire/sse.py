@@ -51,9 +51,8 @@ def error_frame(api: str, code: str, message: str, *, number: int = 0, enveloped
         return frame({"type": "error", "error": {"type": kind, "message": message}}, "error")
     if api == "chat":
         return frame({"error": error})
-    if enveloped:
-        return frame({"error": error}, "error")
-    return frame(error | {"type": "error", "sequence_number": number} if api == "responses" else error, "error")
+    event = {"type": "error", "sequence_number": number} if api == "responses" else {}
+    return frame(event | {"error": error} if enveloped else error | event, "error")
 
 
 def pieces(text: str) -> list[str]:
