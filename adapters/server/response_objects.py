@@ -186,7 +186,7 @@ def response_object(found: ServedResponse, profile: Profile | None, read_blob: R
 
 
 def _end_of(found: ServedResponse, read_blob: ReadBlob) -> Json:
-    state: Json = {"status": found.ended, "usage": usage_of(found)}
+    state: Json = {"status": found.ended, "usage": usage_of(found) if found.completed else None}
     if found.ended == "completed" and found.ended_at is not None:
         state["completed_at"] = seconds(found.ended_at)
     if found.ended == "incomplete":
