@@ -29,7 +29,8 @@ class ChatOnly:
 
     `requests` are the bodies of the requests for completions, oldest first, with those that failed, and `other_paths` what
     was asked for besides. With `calls_functions`, a request that offers functions and ends with the user's message is
-    answered with a call of the first one.
+    answered with a call of the first one. `says` is a text instead of the echo, `reason` why answers end. One that `breaks_off`
+    closes the connection in the middle of a stream.
     """
 
     def __init__(self) -> None:
@@ -37,6 +38,9 @@ class ChatOnly:
         self.other_paths: list[str] = []
         self.calls_functions = False
         self.arguments = '{"place": "Lyon"}'
+        self.says: str | None = None
+        self.reason = "stop"
+        self.breaks_off = False
         self.left = threading.Event()
         """Set when a client has closed its connection while its request was held."""
         self._failures: list[int] = []
@@ -87,7 +91,7 @@ class ChatOnly:
             call = {"id": f"call_{next(self._numbers)}", "type": "function", "function": function}
             return {"role": "assistant", "content": None, "tool_calls": [call]}, "tool_calls"
         speaker = "The function" if last["role"] == "tool" else "You"
-        return {"role": "assistant", "content": f"{speaker} said: {text}"}, "stop"
+        return {"role": "assistant", "content": self.says or f"{speaker} said: {text}"}, self.reason
 
     def arrive(self, body: Json) -> int | None:
         """Note a request; return the status with which it fails, or None."""
@@ -165,6 +169,9 @@ class _Request(BaseHTTPRequestHandler):
             if number == len(deltas) // 2:
                 self.wfile.flush()
                 self.server.upstream.wait(self.connection)
+                if self.server.upstream.breaks_off:
+                    self.close_connection = True
+                    return
             self._event(made | {"choices": [{"index": 0, "delta": delta, "finish_reason": None}]})
         self._event(made | {"choices": [{"index": 0, "delta": {}, "finish_reason": reason}]})
         if usage is not None:
