@@ -16,10 +16,10 @@ from tempfile import SpooledTemporaryFile
 from typing import IO, Any
 
 from threadledger.domain.conversation import key_of
-from threadledger.domain.conversation.events import payload_in
+from threadledger.domain.conversation.events import FileDeleted, FileStored, payload_in
 from threadledger.domain.errors import BlobMissing, ChangedBlob, DatabaseReadOnly, StoreUnavailable
 from threadledger.domain.ids import from_iso, now, to_iso
-from threadledger.domain.journal import Finding
+from threadledger.domain.journal import Also, Finding
 from threadledger.domain.journal.blobs import (
     BLOB_BYTES_MAX,
     CHUNK_BYTES,
@@ -53,6 +53,7 @@ _PUT = "INSERT INTO blob_chunks (address, n, data) VALUES (?, ?, ?) ON CONFLICT 
 _COMPLETE = "UPDATE blobs SET complete = 1 WHERE address = ?"
 _LENGTH = "SELECT sum(length(data)) FROM blob_chunks WHERE address = ?"
 _CHUNK = "SELECT data FROM blob_chunks WHERE address = ? AND n = ?"
+_RELEASE = "DELETE FROM blob_refs WHERE blob = ? AND stream = (SELECT stream FROM streams WHERE name = ?)"
 _IS_INSIDE = "SELECT 1 FROM blob_chunks WHERE address = ? AND n = 0"
 _LISTED = (
     "SELECT b.address, b.size, b.complete, b.at, (SELECT count(*) FROM blob_refs r WHERE r.blob = b.address) FROM blobs b "
@@ -164,6 +165,11 @@ class SqlBlobs:
         while page := self._database.query(_LISTED.format(only=_PRUNABLE), (after, to_iso(before), PAGE_BLOBS)):
             yield from map(_as_stored, page)
             after = page[-1][0]
+
+    def released(self, stream: str, address: str) -> Also:
+        """Return what removes the references of a stream's events to a blob; see `BlobStore.released`."""
+        statement = self._database.sql(_RELEASE)
+        return lambda cursor: cursor.execute(statement, (address, stream))
 
     def remove(self, address: str, before: datetime) -> bool:
         """Remove a blob; see `BlobStore.remove`.
@@ -409,6 +415,13 @@ def _blobs_in(state: bytes) -> Sequence[str]:
 
 _PAYLOAD = itemgetter(5)
 
+FILE_TOPIC = FileStored.__name__
+_IS_DELETED = (
+    "SELECT 1 FROM streams s JOIN events e ON e.stream = s.stream AND e.version = s.version "
+    f"WHERE s.stream = ? AND e.topic = '{FileDeleted.__name__}'"
+)
+"""Query that finds the deletion of a file: its event names bytes that are not kept any longer."""
+
 
 def unreferenced(
     query: Callable[[str, Sequence[Any]], Sequence[Any]], rows: Sequence[Sequence[Any]]
@@ -418,12 +431,12 @@ def unreferenced(
         if MARK not in b"".join(map(_PAYLOAD, rows)):  # a single search: this runs for each event of the log
             return
     marked = [row[:6] for row in rows if type(row[5]) is bytes and MARK in row[5]]
-    for number, position, name, version, _, state in marked:
+    for number, position, name, version, topic, state in marked:
         noted = {
             blob for (blob,) in query("SELECT blob FROM blob_refs WHERE stream = ? AND version = ?", (number, version))
         }
         for address in dict.fromkeys(_blobs_in(state)):
-            if address not in noted:
+            if address not in noted and not (topic == FILE_TOPIC and query(_IS_DELETED, (number,))):
                 problem = f"it names {address}, and the reference that keeps this attachment is missing"
                 yield Finding("blob", problem, key_of(str(name)), position, version)
 

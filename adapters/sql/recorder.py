@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from eventsourcing.persistence import (
@@ -38,6 +38,9 @@ from threadledger.domain.journal import (
 
 from .connections import MARKS, DamagedDatabase, Prefixes, Topics, checked, match_leaves, number_in
 from .database import Database
+
+if TYPE_CHECKING:
+    from .blobs import SqlBlobs
 from .group_commit import stored_positions
 from .schema import SCHEMA_VERSION, open_schema
 
@@ -81,6 +84,13 @@ class Recorder(ApplicationRecorder):
         self._followers: set[threading.Event] = set()
 
     # Called by the ledger
+
+    @property
+    def blobs(self) -> SqlBlobs:
+        """Return the store of the attachments to which events refer."""
+        from .blobs import SqlBlobs
+
+        return SqlBlobs(self._database)
 
     def append(self, stream: str, decide: DecideAppend, also: Also | None = None) -> Sequence[int]:
         """Decide on a stream's current head and store the decision; see `EventLog.append`."""

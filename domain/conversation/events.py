@@ -509,6 +509,95 @@ class AssistantDeleted(Event, frozen=True, kw_only=True):
     assistant_id: str
 
 
+class FileStored(Event, frozen=True, kw_only=True):
+    """Record a file that was uploaded to the served API, on its own stream."""
+
+    file_id: str
+    filename: str
+    purpose: str
+    size: int
+    """Size in bytes."""
+    blobs: list[str]
+    """Address of its bytes, behind 32 random ones that belong to no other file."""
+    tenant: str = ""
+    """The tenant that it belongs to."""
+    expires_at: str | None = None
+    """Time from which it can no longer be read (ISO 8601)."""
+    idempotency_key: str | None = None
+    """Key of the request that uploaded it."""
+
+
+class FileDeleted(Event, frozen=True, kw_only=True):
+    """Record that a file was deleted: its bytes are not kept, and no vector store has it any longer."""
+
+    file_id: str
+    tenant: str = ""
+
+
+class VectorStoreDefined(Event, frozen=True, kw_only=True):
+    """Record a vector store of the served API as it is from now on, on its own stream."""
+
+    vector_store_id: str
+    tenant: str = ""
+    """The tenant that it belongs to."""
+    name: str = ""
+    description: str | None = None
+    metadata: JSON = field(default_factory=dict)
+    expires_days: int | None = None
+    """Number of days after its last use from which it can no longer be searched."""
+    idempotency_key: str | None = None
+    """Key of the request that created or changed it."""
+
+
+class VectorStoreFilesAdded(Event, frozen=True, kw_only=True):
+    """Record that a vector store has these files from now on, on the stream of the store.
+
+    Each has its `file_id`, `filename`, `size`, the address `blob` of its bytes, `attributes`, `chunking` (`size` and `overlap` in
+    tokens), the `bytes` of its text, and an `error` (`code`, `message`) if it cannot be searched.
+    """
+
+    vector_store_id: str
+    files: list[JSON]
+    tenant: str = ""
+    batch_id: str | None = None
+    """Id of the batch in which they were added."""
+    idempotency_key: str | None = None
+    """Key of the request that added them."""
+
+
+class VectorStoreFileDescribed(Event, frozen=True, kw_only=True):
+    """Record the attributes that a file of a vector store has from now on."""
+
+    vector_store_id: str
+    file_id: str
+    attributes: JSON = field(default_factory=dict)
+
+
+class VectorStoreFileRemoved(Event, frozen=True, kw_only=True):
+    """Record that a vector store no longer has a file, which itself remains."""
+
+    vector_store_id: str
+    file_id: str
+
+
+class VectorStoreUsed(Event, frozen=True, kw_only=True):
+    """Record that a vector store that expires was searched; at most once an hour."""
+
+    vector_store_id: str
+
+
+class VectorStoreDeleted(Event, frozen=True, kw_only=True):
+    """Record that a vector store was deleted; its files remain."""
+
+    vector_store_id: str
+
+
+class ToolResourcesDescribed(Event, frozen=True, kw_only=True):
+    """Record the vector stores that the runs of a conversation search from now on."""
+
+    tool_resources: JSON = field(default_factory=dict)
+
+
 class ApiKeyAdded(Event, frozen=True, kw_only=True):
     """Record a key with which apps may call the server; the key itself is stored nowhere."""
 
@@ -665,6 +754,15 @@ EVENTS: dict[str, type[Event]] = {
         ProfileDefined,
         AssistantDefined,
         AssistantDeleted,
+        FileStored,
+        FileDeleted,
+        VectorStoreDefined,
+        VectorStoreFilesAdded,
+        VectorStoreFileDescribed,
+        VectorStoreFileRemoved,
+        VectorStoreUsed,
+        VectorStoreDeleted,
+        ToolResourcesDescribed,
         ApiKeyAdded,
         ApiKeyRevoked,
         AttachmentUploaded,

@@ -18,6 +18,7 @@ from msgspec import Struct
 from ..errors import BlobMissing, BlobTooLarge, ChangedBlob, InvalidInput
 
 if TYPE_CHECKING:
+    from .ports import Also
     from .rows import StoredRow
 
 BLOB_BYTES_MAX = 64 * 1024 * 1024
@@ -91,6 +92,13 @@ class BlobStore(Protocol):
 
     def prunable(self, before: datetime) -> Iterator[StoredBlob]:
         """Yield the blobs that no event refers to and that were last added before a time, sorted by address."""
+        ...
+
+    def released(self, stream: str, address: str) -> Also:
+        """Return what removes the references of a stream's events to a blob, in the transaction of an event that ends it.
+
+        The blob can be removed from then on, if no other event refers to it.
+        """
         ...
 
     def remove(self, address: str, before: datetime) -> bool:

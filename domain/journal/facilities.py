@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ..conversation.run_filters import ExchangeFilter, ProfileRuns, RunFilter
     from ..failures import BackendEnd, FailureGroup, RecordedFailure, SummaryRow
     from .budgets import Price
+    from .file_lists import FileLists
     from .outcomes import NotedStream, ThreadOutcome
     from .ports import UpkeepProgress
 
@@ -39,6 +40,11 @@ class UnansweredRun(NamedTuple):
 
 class Views(Protocol):
     """Query read models, each of which catches up with the log when it is read."""
+
+    @property
+    def files(self) -> FileLists:
+        """Return the lists of uploaded files and of vector stores."""
+        ...
 
     def failures(self, wanted: FailureFilter, limit: int | None = None) -> list[RecordedFailure]:
         """Return failed runs in the order of failure, or the newest `limit` of them."""

@@ -547,11 +547,28 @@ class Journal(Application[str]):
         `decide` may be called again with a newer head; for `also`, see `commit`.
         """
 
+        def decide_several(head: StreamHead | None) -> tuple[Sequence[e.Event], StreamHead] | None:
+            decided = decide(head)
+            return ([decided[0]], decided[1]) if decided else None
+
+        self.append_several(stream, decide_several, also)
+
+    def append_several(
+        self,
+        stream: str,
+        decide: Callable[[StreamHead | None], tuple[Sequence[e.Event], StreamHead] | None],
+        also: Also | None = None,
+    ) -> None:
+        """Append events to a stream that is not a conversation, in one commit; see `append`."""
+
         def decide_append(head: StreamHead | None) -> Appending:
             decided = decide(head)
-            if decided and self.actor is not None:
-                decided = (replace(decided[0], actor=self.actor), decided[1])
-            return Appending([self._mapper.to_stored_event(decided[0])], [decided[1]]) if decided else Appending()
+            if decided is None:
+                return Appending()
+            events, newer = decided
+            if self.actor is not None:
+                events = [replace(each, actor=self.actor) for each in events]
+            return Appending([self._mapper.to_stored_event(each) for each in events], [newer])
 
         self._log.append(stream, decide_append, also)
 

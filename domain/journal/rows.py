@@ -22,10 +22,14 @@ from ..conversation.events import (
     Event,
     ExchangeDescribed,
     ExchangeRequested,
+    FileStored,
     MessageDescribed,
     MessageJournaled,
     ResponseDeleted,
     RunStarted,
+    ToolResourcesDescribed,
+    VectorStoreDefined,
+    VectorStoreFilesAdded,
     encoded,
     payload_in,
     payload_of,
@@ -138,6 +142,8 @@ class EventMapper(Mapper[str]):
             values["addresses"] = (described_address(event.message_id),)
         elif type(event) is ExchangeDescribed:
             values["addresses"] = (described_address(event.exchange_id),)
+        elif type(event) is ToolResourcesDescribed:
+            values["addresses"] = (resources_address(event.originator_id),)
         elif isinstance(event, CompletionStored | CompletionDeleted):
             values["addresses"] = (indexed(event.completion_id),)
         return row
@@ -156,7 +162,7 @@ def _name_of_response(event: ExchangeRequested) -> str:
     return name if isinstance(name, str) else ""
 
 
-KEYED = (RunStarted, ExchangeRequested, AssistantDefined)
+KEYED = (RunStarted, ExchangeRequested, AssistantDefined, FileStored, VectorStoreDefined, VectorStoreFilesAdded)
 """Events besides messages that can have an idempotency key."""
 
 ASCII_SCHEMA, UTF8_SCHEMA = 1, 2
@@ -211,6 +217,11 @@ IMPORTED_RUNS = "imported runs"
 def described_address(name: str) -> str:
     """Return the address of the events that say something about a message or an exchange, by its id."""
     return indexed(f"described:{name}")
+
+
+def resources_address(stream: str) -> str:
+    """Return the address of the events that say which vector stores the runs of a conversation search."""
+    return indexed(f"resources:{stream}")
 
 
 INDEXED_CHARS_MAX = 600

@@ -216,7 +216,7 @@ class Projection:
                 if event is not None:
                     taken.append(event)
                     first = first or row
-                    chars += len(row[4])
+                    chars += len(row[4]) + self.view.weight(event)
             after, event_id, seen = row[0], row[5], seen + 1
         if after <= target.position:
             return Batch(taken, target.position, target.event_id, first)
@@ -465,7 +465,7 @@ class View(ABC, Generic[K, C]):
     """Version of the view. Increase it when the tables or their contents change: the view is then rebuilt automatically."""
     topics: ClassVar[Sequence[str]]
     """Types of events that the view processes; all if empty."""
-    stream_prefix: ClassVar[str] = CONVERSATION
+    stream_prefix: ClassVar[str | tuple[str, ...]] = CONVERSATION
     """Beginning of the names of the streams whose events it processes."""
 
     def read(self, row: Row) -> Any:
@@ -475,6 +475,10 @@ class View(ABC, Generic[K, C]):
             CorruptEvent: the row cannot be read.
         """
         return row[0], restore(row)
+
+    def weight(self, event: Any) -> int:
+        """Return the number of characters that `read` has added to an event; they count in the size of a batch."""
+        return 0
 
     @abstractmethod
     def create(self, transaction: ViewTransaction, generation: int) -> None:

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from .audit import AuditView
     from .completions import CompletionsView
     from .conversations import ConversationsView
+    from .file_lists import SqlFileLists
     from .run_pages import Place
     from .search import SearchView
 
@@ -101,6 +102,13 @@ class SqlViews:
         from .completions import CompletionsView
 
         return CompletionsView()
+
+    @cached_property
+    def files(self) -> SqlFileLists:
+        """Return the lists of files and vector stores."""
+        from .file_lists import SqlFileLists
+
+        return SqlFileLists(self._read, lambda address: self._log.blobs.read(address))
 
     def failures(self, wanted: FailureFilter, limit: int | None = None) -> list[RecordedFailure]:
         return self._read(lambda transaction, runs: self._audit.failures(transaction, runs, wanted, limit), self._audit)
@@ -308,6 +316,7 @@ class SqlViews:
             (self._search, self._search.read_all),
             (self._assistants, self._assistants.read_all),
             (self._completions, self._completions.read_all),
+            *((view, view.read_all) for view in self.files.views),
         ):
             projection = self._projection(view)
             try:
@@ -337,7 +346,7 @@ class SqlViews:
         return SqlViews(_database_aside(self._database), self._log)
 
     def _views(self) -> tuple[View[Any, Any], ...]:
-        return self._audit, self._conversations, self._search, self._assistants, self._completions
+        return self._audit, self._conversations, self._search, self._assistants, self._completions, *self.files.views
 
     def _projection(self, view: View[Any, Any]) -> Projection:
         if view.name == self._conversations.name:  # it may be that of another instance: see `_aside`

@@ -1,0 +1,451 @@
+"""Maintain the index of the texts of files in vector stores, and rank the passages that have the words of a query.
+
+Each indexed word begins with a hash of its vector store, so that a search reads nothing of other stores. The index of the
+database finds candidates; their score is computed here from the words of the store alone, so that it is the same in every database,
+and shows nothing of other tenants.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import NamedTuple, Protocol
+
+from threadledger.domain.conversation import events
+from threadledger.domain.conversation.file_text import NoText, passages, text_of_file
+from threadledger.domain.conversation.files import (
+    FILE,
+    VECTOR_STORE,
+    FileSearch,
+    FoundChunk,
+    StoreFile,
+    own_bytes,
+    store_file,
+)
+from threadledger.domain.errors import BlobMissing
+from threadledger.domain.journal import Row, restore
+
+from .catching_up import View
+from .search import words_of
+from .transaction import ViewTransaction
+from .vector_stores import owned
+
+PASSAGES_MAX = 1 << 20
+"""More than the number of passages that one event adds: they have successive numbers."""
+
+PREFIX_DIGITS = 16
+"""Number of hexadecimal digits before each indexed word: 64 bits of a hash of the vector store's name."""
+
+QUERY_WORDS_MAX = 64
+"""Maximum number of different words of a query that are searched; the others are left out."""
+
+CANDIDATES_MIN, CANDIDATES_MAX = 20, 100
+"""Number of passages of a store whose score is computed, at least and at most; in between, twice the number that is wanted."""
+
+COMMON_SHARE = 0.5
+"""Share of the passages of a store above which a word is common: it is searched only if all words are."""
+
+MISSING_SHARE = 0.5
+"""Weight of a word that the store does not have, as a share of the least weight of those that it has."""
+
+OFTEN = 0.5
+"""Number of occurrences of a word that count half, in a passage of average length."""
+
+STOP_WORDS = frozenset(
+    "a an and any are as at be been but by can could did do does for from had has have he her his how i if in into is it its many me much my "
+    "no not of on or our she should so than that the their them then there these they this to was we were what when where which who "
+    "why will with would you your".split()
+)
+"""Words of English that are searched only if a query has no others; those of other languages are found by their number."""
+
+Known = dict[tuple[str, str], list[tuple[int, str]]]
+"""Passages of files that are indexed, with their numbers, by the name of the store and the id of the file."""
+
+_TABLES = (
+    "CREATE TABLE {begin}passages (id {number} PRIMARY KEY, store TEXT{plain} NOT NULL, file TEXT{plain} NOT NULL, n BIGINT NOT NULL, "
+    "text TEXT NOT NULL)",
+    "CREATE INDEX {begin}passages_by_file ON {begin}passages (store, file, n)",
+    "CREATE TABLE {begin}files (store TEXT{plain} NOT NULL, file TEXT{plain} NOT NULL, owned TEXT{plain} NOT NULL, passages BIGINT NOT "
+    "NULL, words BIGINT NOT NULL, PRIMARY KEY (store, file))",
+    "CREATE INDEX {begin}files_by_file ON {begin}files (owned)",
+    "CREATE TABLE {begin}stores (store TEXT{plain} NOT NULL PRIMARY KEY, passages BIGINT NOT NULL, words BIGINT NOT NULL)",
+)
+_PASSAGES = {"id": "bigint", "store": "text", "file": "text", "n": "bigint", "text": "text"}
+
+
+class Text(NamedTuple):
+    """Hold the passages of a file that was added, with their words."""
+
+    file: StoreFile
+    passages: Sequence[tuple[str, Sequence[str]]]
+
+
+class ReadEvent(NamedTuple):
+    """Hold an event with its position, and the texts of the files that it adds."""
+
+    position: int
+    event: events.Event
+    texts: Sequence[Text] = ()
+
+
+@dataclass
+class IndexChanges:
+    """Hold changes in the order in which they are made."""
+
+    steps: list[Step] = field(default_factory=list)
+
+
+class Step(NamedTuple):
+    """Hold one change: what is removed, or what is added."""
+
+    what: str
+    """`store`, `file` or `add`."""
+    store: str
+    file: str = ""
+    owned: str = ""
+    passages: Sequence[tuple[int, str, Sequence[str]]] = ()
+    """Number, text and words of the passages that are added, or that are removed."""
+
+
+class FileSearchView(View[Known, IndexChanges]):
+    """Index the passages of the files of every vector store.
+
+    The words of a file that is removed are removed. Those of a deleted store stay in SQLite's index, where no query finds them.
+    """
+
+    name = "file_search"
+    version = 1
+    topics = (
+        events.VectorStoreFilesAdded.__name__,
+        events.VectorStoreFileRemoved.__name__,
+        events.VectorStoreDeleted.__name__,
+        events.FileDeleted.__name__,
+    )
+    stream_prefix = (VECTOR_STORE, FILE)
+
+    def __init__(self, read_blob: Callable[[str], Iterator[bytes]]) -> None:
+        self._read_blob = read_blob
+
+    def read(self, row: Row) -> ReadEvent:
+        event = restore(row)
+        if not isinstance(event, events.VectorStoreFilesAdded):
+            return ReadEvent(row[0], event)
+        files = (store_file(each, "", 0, None) for each in event.files)
+        return ReadEvent(row[0], event, [Text(each, self._passages(each)) for each in files])
+
+    def _passages(self, file: StoreFile) -> list[tuple[str, Sequence[str]]]:
+        """Return the passages of a file with their words; none of one that has no text, or was deleted since."""
+        if file.error is not None:
+            return []
+        try:
+            text = text_of_file(b"".join(own_bytes(self._read_blob(file.blob))), file.filename)
+        except (NoText, BlobMissing):
+            return []
+        return [(each, indexed_words(each)) for each in passages(text, file.chunking)]
+
+    def weight(self, event: ReadEvent) -> int:
+        return sum(len(text) for each in event.texts for text, _ in each.passages)
+
+    def create(self, transaction: ViewTransaction, generation: int) -> None:
+        plain, number = ("", "INTEGER") if transaction.kind == "sqlite" else (' COLLATE "C"', "BIGINT")
+        begin = self.prefix(generation)
+        for statement in (*_TABLES, *_index(transaction).tables):
+            transaction.execute(statement.format(begin=begin, plain=plain, number=number))
+
+    def load(self, transaction: ViewTransaction, generation: int, taken: Sequence[ReadEvent]) -> Known:
+        """Return the passages that the events remove, whose words SQLite needs for that."""
+        begin, known = self.prefix(generation), Known()
+        for _, event, texts in taken:
+            found: list[tuple[str, str]] = [(event.originator_id, each.file.file_id) for each in texts]
+            if isinstance(event, events.VectorStoreFileRemoved):
+                found = [(event.originator_id, event.file_id)]
+            elif isinstance(event, events.FileDeleted):
+                query = f"SELECT store, file FROM {begin}files WHERE owned = ?"
+                found = [(row[0], row[1]) for row in transaction.rows(query, (owned(event.tenant, event.file_id),))]
+            for each in found:
+                query = f"SELECT id, text FROM {begin}passages WHERE store = ? AND file = ?"
+                known[each] = [(row[0], row[1]) for row in transaction.rows(query, each)]
+        return known
+
+    def fold(self, taken: Sequence[ReadEvent], known: Known | None) -> IndexChanges:
+        there = {place: [*found] for place, found in (known or {}).items()}
+        changes = IndexChanges()
+
+        def remove(place: tuple[str, str]) -> None:
+            gone = [(number, text, indexed_words(text)) for number, text in there.pop(place, ())]
+            if gone:
+                changes.steps.append(Step("file", *place, passages=gone))
+
+        for position, event, texts in taken:
+            name = event.originator_id
+            match event:
+                case events.VectorStoreFilesAdded():
+                    number = position * PASSAGES_MAX
+                    for each in texts:
+                        place = name, each.file.file_id
+                        remove(place)
+                        rows = [(number + n, text, words) for n, (text, words) in enumerate(each.passages)]
+                        number += len(rows)
+                        if rows:
+                            own = owned(event.tenant, each.file.file_id)
+                            changes.steps.append(Step("add", *place, own, rows))
+                            there[place] = [(each_number, text) for each_number, text, _ in rows]
+                case events.VectorStoreFileRemoved():
+                    remove((name, event.file_id))
+                case events.FileDeleted():
+                    for place in [each for each in there if _is_of(each, event)]:
+                        remove(place)
+                case _:
+                    changes.steps.append(Step("store", name))
+                    there = {place: found for place, found in there.items() if place[0] != name}
+        return changes
+
+    def apply(self, transaction: ViewTransaction, generation: int, changes: IndexChanges) -> None:
+        begin, index = self.prefix(generation), _index(transaction)
+        for step in changes.steps:
+            place = step.store, step.file
+            match step.what:
+                case "add":
+                    rows = [(number, *place, n, text) for n, (number, text, _) in enumerate(step.passages)]
+                    transaction.insert(f"{begin}passages", _PASSAGES, rows)
+                    words = [(number, index.entry(step.store, each)) for number, _, each in step.passages]
+                    transaction.insert(f"{begin}words", (index.position, "words"), words)
+                    counts = len(rows), sum(len(each) for _, _, each in step.passages)
+                    transaction.execute(f"INSERT INTO {begin}files VALUES (?, ?, ?, ?, ?)", (*place, step.owned, *counts))
+                    self._count(transaction, begin, step.store, *counts)
+                case "file":
+                    gone = [(number, index.entry(step.store, each)) for number, _, each in step.passages]
+                    index.remove(transaction, begin, gone)
+                    transaction.execute(f"DELETE FROM {begin}passages WHERE store = ? AND file = ?", place)
+                    transaction.execute(f"DELETE FROM {begin}files WHERE store = ? AND file = ?", place)
+                    size = sum(len(each) for _, _, each in step.passages)
+                    self._count(transaction, begin, step.store, -len(step.passages), -size)
+                case _:
+                    index.forget(transaction, begin, step.store)
+                    for table in ("passages", "files", "stores"):
+                        transaction.execute(f"DELETE FROM {begin}{table} WHERE store = ?", (step.store,))
+
+    @staticmethod
+    def _count(transaction: ViewTransaction, begin: str, store: str, count: int, words: int) -> None:
+        transaction.execute(
+            f"INSERT INTO {begin}stores AS mine (store, passages, words) VALUES (?, ?, ?) ON CONFLICT (store) DO UPDATE SET "
+            "passages = mine.passages + excluded.passages, words = mine.words + excluded.words",
+            (store, count, words),
+        )
+
+    def passages(self, transaction: ViewTransaction, generation: int, store: str, file_id: str) -> list[str]:
+        """Return the passages of a file in their order; see `FileLists.passages`."""
+        query = f"SELECT text FROM {self.prefix(generation)}passages WHERE store = ? AND file = ? ORDER BY n"
+        return [text for (text,) in transaction.rows(query, (store, file_id))]
+
+    def search(
+        self, transaction: ViewTransaction, generation: int, files: str, wanted: FileSearch
+    ) -> list[FoundChunk]:
+        """Return the passages that match best; see `FileLists.search`. `files` is the table of the files of vector stores."""
+        best: dict[tuple[str, str, int], FoundChunk] = {}
+        for store in dict.fromkeys(wanted.stores):
+            for query in dict.fromkeys(wanted.queries):
+                for each in self._found(transaction, generation, files, store, query, wanted):
+                    place = store, each.file_id, each.number
+                    if place not in best or best[place].score < each.score:
+                        best[place] = each
+        found = (each for each in best.values() if each.score >= wanted.score_min)
+        return sorted(found, key=lambda each: (-each.score, each.file_id, each.number))[: wanted.limit]
+
+    def _found(
+        self, transaction: ViewTransaction, generation: int, files: str, store: str, query: str, wanted: FileSearch
+    ) -> Iterator[FoundChunk]:
+        begin, index = self.prefix(generation), _index(transaction)
+        sizes = transaction.rows(f"SELECT passages, words FROM {begin}stores WHERE store = ?", (store,))
+        words = [*dict.fromkeys(indexed_words(query))][:QUERY_WORDS_MAX]
+        if not sizes or not words or not sizes[0][0]:
+            return
+        count, average = int(sizes[0][0]), max(float(sizes[0][1]) / float(sizes[0][0]), 1.0)
+        numbers = {word: index.count(transaction, begin, index.term(store, word)) for word in words}
+        weights = _weights(numbers, count)
+        if not weights:
+            return
+        query = (
+            f"SELECT p.file, p.n, p.text, f.entry, f.attributes FROM {begin}words w JOIN {begin}passages p ON p.id = w.{index.position} "
+            f"JOIN {files} f ON f.store = p.store AND f.file = p.file WHERE {index.matches} AND p.store = ? ORDER BY {index.rank}"
+        )
+        expression = index.either([index.term(store, word) for word, number in numbers.items() if number and word in weights])
+        most = min(max(2 * wanted.limit, CANDIDATES_MIN), CANDIDATES_MAX)
+        for file_id, n, text, entry, attributes in transaction.each(query, (*index.given(expression), store, *index.ranked(expression))):
+            given = json.loads(attributes)
+            if not wanted.accepts(given):
+                continue
+            score = _score(text, weights, average)
+            yield FoundChunk(file_id, str(json.loads(entry).get("filename", "")), score, text, given, int(n))
+            most -= 1
+            if not most:
+                return
+
+    def read_all(self, transaction: ViewTransaction, generation: int) -> None:
+        """Read every row, to find out whether all can be read."""
+        begin = self.prefix(generation)
+        for number, store, file_id, n, text in transaction.each(f"SELECT id, store, file, n, text FROM {begin}passages"):
+            _ = int(number), str(store), str(file_id), int(n), str(text)
+        for _ in transaction.each(f"SELECT store, passages, words FROM {begin}stores"):
+            pass
+
+
+def _is_of(place: tuple[str, str], event: events.FileDeleted) -> bool:
+    """Return whether a place in a vector store is that of a deleted file: stores have files of their own tenant."""
+    store, file_id = place
+    return file_id == event.file_id and store.removeprefix(VECTOR_STORE).partition("/")[0] == event.tenant
+
+
+def indexed_words(text: str) -> list[str]:
+    """Return the folded words of a text, a plural as its singular: both a text and a query are read so."""
+    return [_singular(word) if word.isascii() else word for word in words_of(text)]
+
+
+def _singular(word: str) -> str:
+    if len(word) > 4 and word.endswith("ies"):
+        return word[:-3] + "y"
+    if len(word) > 3 and word[-1] == "s" and word[-2] not in "sui":
+        return word[:-1]
+    return word
+
+
+def _weights(numbers: Mapping[str, int], count: int) -> dict[str, float]:
+    """Return the weight of each word of a query: the rarer in the store, the greater; common ones only if all are.
+
+    Words that the store does not have weigh little: the same for all passages, which then match less. Without any word that the
+    store has, there are no weights.
+    """
+    chosen = [word for word in numbers if word not in STOP_WORDS]
+    rare = [word for word in chosen if 0 < numbers[word] <= COMMON_SHARE * count]
+    for among in (rare, chosen, [*numbers]):
+        there = {
+            word: math.log(1 + (count - numbers[word] + 0.5) / (numbers[word] + 0.5)) for word in among if numbers[word]
+        }
+        if there:
+            missing = [word for word in chosen if not numbers[word]]
+            return there | dict.fromkeys(missing, MISSING_SHARE * min(there.values()))
+    return {}
+
+
+def _score(text: str, weights: Mapping[str, float], average: float) -> float:
+    """Return how well a passage has the weighted words, from 0 to 1."""
+    words = indexed_words(text)
+    counts = Counter(words)
+    half = OFTEN * (0.25 + 0.75 * len(words) / average)
+    found = sum(weight * counts[word] / (counts[word] + half) for word, weight in weights.items() if counts[word])
+    return min(found / (sum(weights.values()) or 1.0), 1.0)
+
+
+class _Index(Protocol):
+    """Define the full-text index, the only part that differs between the databases."""
+
+    tables: Sequence[str]
+    position: str
+    matches: str
+    rank: str
+
+    def term(self, store: str, word: str) -> str:
+        """Return a word of a store as it is indexed."""
+        return sha256(store.encode()).hexdigest()[:PREFIX_DIGITS] + word
+
+    def entry(self, store: str, words: Sequence[str]) -> str:
+        """Return the words of a passage in the form that the database expects."""
+        ...
+
+    def either(self, terms: Sequence[str]) -> str:
+        """Return the expression for entries that have one of these terms."""
+        ...
+
+    def given(self, expression: str) -> Sequence[str]:
+        """Return the values of `matches`."""
+        return (expression,)
+
+    def ranked(self, expression: str) -> Sequence[str]:
+        """Return the values of `rank`."""
+        return ()
+
+    def count(self, transaction: ViewTransaction, begin: str, term: str) -> int:
+        """Return the number of entries that have a term."""
+        ...
+
+    def remove(self, transaction: ViewTransaction, begin: str, rows: Sequence[tuple[int, str]]) -> None:
+        """Remove entries, which are given as they were inserted."""
+        ...
+
+    def forget(self, transaction: ViewTransaction, begin: str, store: str) -> None:
+        """Remove what can be removed of a deleted store, whose passages are there for the last time."""
+
+
+class _FTS5(_Index):
+    """Implement the index with SQLite's FTS5, which stores no text: to remove an entry, its words are given again."""
+
+    tables = (
+        "CREATE VIRTUAL TABLE \"{begin}words\" USING fts5(words, content='', tokenize='ascii')",
+        "CREATE VIRTUAL TABLE \"{begin}counts\" USING fts5vocab('{begin}words', 'row')",
+    )
+    position = "rowid"
+    matches = "w.words MATCH ?"
+    rank = "w.rank"
+
+    def entry(self, store: str, words: Sequence[str]) -> str:
+        begin = self.term(store, "")
+        return " ".join(begin + word for word in words)
+
+    def either(self, terms: Sequence[str]) -> str:
+        return " OR ".join(f'"{term}"' for term in terms)
+
+    def count(self, transaction: ViewTransaction, begin: str, term: str) -> int:
+        found = transaction.rows(f"SELECT doc FROM {begin}counts WHERE term = ?", (term,))
+        return int(found[0][0]) if found else 0
+
+    def remove(self, transaction: ViewTransaction, begin: str, rows: Sequence[tuple[int, str]]) -> None:
+        transaction.update(f"INSERT INTO {begin}words ({begin}words, rowid, words) VALUES ('delete', ?, ?)", rows)
+
+
+class _TsVector(_Index):
+    """Implement the index with PostgreSQL's tsvector, which is built here, because its parser follows the server's language."""
+
+    tables = (
+        "CREATE TABLE {begin}words (position BIGINT PRIMARY KEY, words TSVECTOR NOT NULL)",
+        "CREATE INDEX {begin}by_words ON {begin}words USING gin (words)",
+    )
+    position = "position"
+    matches = "w.words @@ CAST(? AS tsquery)"
+    rank = "ts_rank(w.words, CAST(? AS tsquery)) DESC, w.position"
+
+    def entry(self, store: str, words: Sequence[str]) -> str:
+        begin = self.term(store, "")
+        places: dict[str, list[str]] = {}
+        for place, word in enumerate(words, 1):
+            places.setdefault(word, []).append(str(place))
+        return " ".join(f"'{begin}{word}':{','.join(at)}" for word, at in places.items())
+
+    def either(self, terms: Sequence[str]) -> str:
+        return " | ".join(f"'{term}'" for term in terms)
+
+    def ranked(self, expression: str) -> Sequence[str]:
+        return (expression,)
+
+    def count(self, transaction: ViewTransaction, begin: str, term: str) -> int:
+        query = f"SELECT count(*) FROM {begin}words w WHERE {self.matches}"
+        return int(transaction.rows(query, (f"'{term}'",))[0][0])
+
+    def remove(self, transaction: ViewTransaction, begin: str, rows: Sequence[tuple[int, str]]) -> None:
+        transaction.update(f"DELETE FROM {begin}words WHERE position = ?", [(number,) for number, _ in rows])
+
+    def forget(self, transaction: ViewTransaction, begin: str, store: str) -> None:
+        transaction.execute(
+            f"DELETE FROM {begin}words WHERE position IN (SELECT id FROM {begin}passages WHERE store = ?)", (store,)
+        )
+
+
+def _index(transaction: ViewTransaction) -> _Index:
+    return _INDEXES[transaction.kind]
+
+
+_INDEXES: Mapping[str, _Index] = {"sqlite": _FTS5(), "postgresql": _TsVector()}
+

@@ -1,0 +1,274 @@
+"""Maintain the view of vector stores: the list of each tenant, the files of each store, and how many there are."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from threadledger.domain.conversation import events, key_of
+from threadledger.domain.conversation.files import (
+    FILE,
+    VECTOR_STORE,
+    FileCounts,
+    ListPlace,
+    StoreFile,
+    store_file,
+    store_stream,
+)
+from threadledger.domain.errors import InvalidInput
+from threadledger.domain.ids import from_iso, to_iso
+
+from .catching_up import Taken, View
+from .transaction import ViewTransaction
+
+_TABLES = (
+    "CREATE TABLE {begin}listed (name TEXT{plain} NOT NULL PRIMARY KEY, tenant TEXT{plain} NOT NULL, created TEXT{plain} NOT NULL, "
+    "number BIGINT NOT NULL, completed BIGINT NOT NULL, failed BIGINT NOT NULL, bytes BIGINT NOT NULL)",
+    "CREATE INDEX {begin}by_created ON {begin}listed (tenant, created, number)",
+    "CREATE TABLE {begin}files (store TEXT{plain} NOT NULL, file TEXT{plain} NOT NULL, owned TEXT{plain} NOT NULL, created TEXT{plain} "
+    "NOT NULL, number BIGINT NOT NULL, status TEXT{plain} NOT NULL, bytes BIGINT NOT NULL, batch TEXT{plain} NOT NULL, entry TEXT NOT "
+    "NULL, attributes TEXT NOT NULL, PRIMARY KEY (store, file))",
+    "CREATE INDEX {begin}files_by_created ON {begin}files (store, created, number)",
+    "CREATE INDEX {begin}files_by_status ON {begin}files (store, status, created, number)",
+    "CREATE INDEX {begin}files_by_batch ON {begin}files (batch, store, created, number)",
+    "CREATE INDEX {begin}files_by_file ON {begin}files (owned)",
+)
+_FILES = {
+    **{"store": "text", "file": "text", "owned": "text", "created": "text", "number": "bigint", "status": "text"},
+    **{"bytes": "bigint", "batch": "text", "entry": "text", "attributes": "text"},
+}
+FILES_MAX = 10_000
+"""More than the number of files that one event adds: the files of an event have successive numbers."""
+
+_COUNTED = (
+    "UPDATE {begin}listed SET completed = completed {sign} (SELECT count(*) FROM {begin}files f WHERE f.store = {begin}listed.name "
+    "AND {which} AND f.status = 'completed'), failed = failed {sign} (SELECT count(*) FROM {begin}files f WHERE f.store = "
+    "{begin}listed.name AND {which} AND f.status = 'failed'), bytes = bytes {sign} (SELECT coalesce(sum(f.bytes), 0) FROM "
+    "{begin}files f WHERE f.store = {begin}listed.name AND {which}) WHERE {begin}listed.name IN ({stores})"
+)
+"""Statement that adds files to the counts of their stores, or takes them away: `which` names them three times."""
+
+_ROW = "f.file, f.created, f.number, f.batch, f.entry, f.attributes"
+
+Operation = tuple[str, tuple[Any, ...]]
+"""Name of a change, and its values."""
+
+
+class VectorStoresView(View[None, list[Operation]]):
+    """Store the place of every vector store in the list of its tenant, its files, and their numbers."""
+
+    name = "vector_stores"
+    version = 1
+    topics = (
+        events.VectorStoreDefined.__name__,
+        events.VectorStoreDeleted.__name__,
+        events.VectorStoreFilesAdded.__name__,
+        events.VectorStoreFileDescribed.__name__,
+        events.VectorStoreFileRemoved.__name__,
+        events.FileDeleted.__name__,
+    )
+    stream_prefix = (VECTOR_STORE, FILE)
+
+    def create(self, transaction: ViewTransaction, generation: int) -> None:
+        plain = "" if transaction.kind == "sqlite" else ' COLLATE "C"'
+        for statement in _TABLES:
+            transaction.execute(statement.format(begin=self.prefix(generation), plain=plain))
+
+    def load(self, transaction: ViewTransaction, generation: int, taken: Sequence[Taken]) -> None:
+        """Do nothing: an event says all that it changes."""
+
+    def fold(self, taken: Sequence[Taken], known: None) -> list[Operation]:
+        found: list[Operation] = []
+        for position, event in taken:
+            name, moment = event.originator_id, to_iso(event.timestamp)
+            match event:
+                case events.VectorStoreDefined():
+                    found.append(("define", (name, event.tenant, moment, position)))
+                case events.VectorStoreDeleted():
+                    found.append(("delete", (name,)))
+                case events.VectorStoreFilesAdded():
+                    found += _added(event, name, moment, position * FILES_MAX)
+                case events.VectorStoreFileDescribed():
+                    found.append(("describe", (json.dumps(event.attributes), name, event.file_id)))
+                case events.VectorStoreFileRemoved():
+                    found.append(("remove", (name, event.file_id)))
+                case events.FileDeleted():
+                    found.append(("forget", (owned(event.tenant, event.file_id),)))
+                case _:
+                    pass
+        return found
+
+    def apply(self, transaction: ViewTransaction, generation: int, changes: list[Operation]) -> None:
+        begin = self.prefix(generation)
+        for what, values in changes:
+            getattr(self, f"_{what}")(transaction, begin, *values)
+
+    @staticmethod
+    def _define(transaction: ViewTransaction, begin: str, *row: Any) -> None:
+        transaction.execute(
+            f"INSERT INTO {begin}listed (name, tenant, created, number, completed, failed, bytes) VALUES (?, ?, ?, ?, 0, 0, 0) "
+            "ON CONFLICT (name) DO NOTHING",
+            row,
+        )
+
+    @staticmethod
+    def _delete(transaction: ViewTransaction, begin: str, name: str) -> None:
+        transaction.execute(f"DELETE FROM {begin}files WHERE store = ?", (name,))
+        transaction.execute(f"DELETE FROM {begin}listed WHERE name = ?", (name,))
+
+    def _add(self, transaction: ViewTransaction, begin: str, *row: Any) -> None:
+        name, file_id = row[:2]
+        self._remove(transaction, begin, name, file_id)
+        transaction.execute(f"INSERT INTO {begin}files ({', '.join(_FILES)}) VALUES ({', '.join('?' * len(_FILES))})", row)
+        self._count(transaction, begin, "+", "f.file = ?", (file_id,), "?", (name,))
+
+    @staticmethod
+    def _describe(transaction: ViewTransaction, begin: str, attributes: str, name: str, file_id: str) -> None:
+        transaction.execute(
+            f"UPDATE {begin}files SET attributes = ? WHERE store = ? AND file = ?", (attributes, name, file_id)
+        )
+
+    def _remove(self, transaction: ViewTransaction, begin: str, name: str, file_id: str) -> None:
+        self._count(transaction, begin, "-", "f.file = ?", (file_id,), "?", (name,))
+        transaction.execute(f"DELETE FROM {begin}files WHERE store = ? AND file = ?", (name, file_id))
+
+    def _forget(self, transaction: ViewTransaction, begin: str, name: str) -> None:
+        stores = f"SELECT f.store FROM {begin}files f WHERE f.owned = ?"
+        self._count(transaction, begin, "-", "f.owned = ?", (name,), stores, (name,))
+        transaction.execute(f"DELETE FROM {begin}files WHERE owned = ?", (name,))
+
+    @staticmethod
+    def _count(
+        transaction: ViewTransaction,
+        begin: str,
+        sign: str,
+        which: str,
+        given: tuple[str],
+        stores: str,
+        named: tuple[str],
+    ) -> None:
+        statement = _COUNTED.format(begin=begin, sign=sign, which=which, stores=stores)
+        transaction.execute(statement, (*given * 3, *named))
+
+    def page(
+        self,
+        transaction: ViewTransaction,
+        generation: int,
+        tenant: str,
+        limit: int,
+        newest_first: bool,
+        after: ListPlace | None,
+        until: ListPlace | None,
+    ) -> list[tuple[str, str]]:
+        """Return the ids and states of vector stores between two places; see `FileLists.stores`."""
+        conditions, values = between("v", newest_first, after, until)
+        order = "DESC" if newest_first else "ASC"
+        rows = transaction.rows(
+            f"SELECT v.name, s.snapshot FROM {self.prefix(generation)}listed v JOIN streams s ON s.name = v.name "
+            f"WHERE v.tenant = ?{conditions} ORDER BY v.created {order}, v.number {order} LIMIT ?",
+            (tenant, *values, limit),
+        )
+        begin = len(store_stream(tenant, "-")) - 1
+        return [(name[begin:], state) for name, state in rows]
+
+    def place(self, transaction: ViewTransaction, generation: int, tenant: str, store_id: str) -> ListPlace | None:
+        """Return the place of a vector store in the list of its tenant; see `FileLists.store_place`."""
+        try:
+            name = store_stream(tenant, store_id)
+        except InvalidInput:
+            return None
+        query = f"SELECT created, number FROM {self.prefix(generation)}listed WHERE name = ?"
+        found = transaction.rows(query, (name,))
+        return (found[0][0], found[0][1]) if found else None
+
+    def counts(self, transaction: ViewTransaction, generation: int, name: str) -> FileCounts:
+        """Count the files of a vector store; see `FileLists.counts`."""
+        query = f"SELECT completed, failed, bytes FROM {self.prefix(generation)}listed WHERE name = ?"
+        found = transaction.rows(query, (name,))
+        return FileCounts(*map(int, found[0])) if found else FileCounts()
+
+    def batch_counts(self, transaction: ViewTransaction, generation: int, name: str, batch_id: str) -> FileCounts:
+        """Count the files that a vector store has of a batch, which are few; see `FileLists.batch_counts`."""
+        query = (
+            f"SELECT f.status, count(*), sum(f.bytes) FROM {self.prefix(generation)}files f WHERE f.batch = ? AND f.store = ? "
+            "GROUP BY f.status"
+        )
+        found = {status: (int(count), int(size)) for status, count, size in transaction.rows(query, (batch_id, name))}
+        completed, failed = found.get("completed", (0, 0)), found.get("failed", (0, 0))
+        return FileCounts(completed[0], failed[0], completed[1])
+
+    def files(
+        self,
+        transaction: ViewTransaction,
+        generation: int,
+        name: str,
+        limit: int,
+        newest_first: bool,
+        after: ListPlace | None,
+        until: ListPlace | None,
+        status: str | None,
+        batch_id: str | None,
+    ) -> list[StoreFile]:
+        """Return the files of a vector store between two places; see `FileLists.store_files`."""
+        conditions, values = between("f", newest_first, after, until)
+        chosen: list[str] = []
+        for column, value in (("status", status), ("batch", batch_id)):
+            if value is not None:
+                conditions = f" AND f.{column} = ?{conditions}"
+                chosen.insert(0, value)
+        order = "DESC" if newest_first else "ASC"
+        rows = transaction.rows(
+            f"SELECT {_ROW} FROM {self.prefix(generation)}files f WHERE f.store = ?{conditions} "
+            f"ORDER BY f.created {order}, f.number {order} LIMIT ?",
+            (name, *chosen, *values, limit),
+        )
+        return [*map(_file, rows)]
+
+    def file(self, transaction: ViewTransaction, generation: int, name: str, file_id: str) -> StoreFile | None:
+        """Return a file of a vector store; see `FileLists.store_file`."""
+        query = f"SELECT {_ROW} FROM {self.prefix(generation)}files f WHERE f.store = ? AND f.file = ?"
+        rows = transaction.rows(query, (name, file_id))
+        return _file(rows[0]) if rows else None
+
+    def read_all(self, transaction: ViewTransaction, generation: int) -> None:
+        """Read every row, to find out whether all can be read."""
+        begin = self.prefix(generation)
+        for name, created, number in transaction.each(f"SELECT name, created, number FROM {begin}listed"):
+            _ = key_of(name), from_iso(created), int(number)
+        for row in transaction.each(f"SELECT {_ROW} FROM {begin}files f"):
+            _file(row)
+
+
+def owned(tenant: str, file_id: str) -> str:
+    """Return the name of a file among those of all tenants."""
+    return f"{tenant}/{file_id}"
+
+
+def between(
+    alias: str, newest_first: bool, after: ListPlace | None, until: ListPlace | None
+) -> tuple[str, list[str | int]]:
+    """Return the conditions for rows between two places, and their values."""
+    conditions, values = "", list[str | int]()
+    beyond, within = ("<", ">") if newest_first else (">", "<")
+    for place, sign in ((after, beyond), (until, within)):
+        if place is not None:
+            conditions += f" AND ({alias}.created, {alias}.number) {sign} (?, ?)"
+            values += place
+    return conditions, values
+
+
+def _added(event: events.VectorStoreFilesAdded, name: str, moment: str, first: int) -> list[Operation]:
+    found: list[Operation] = []
+    for number, entry in enumerate(event.files, first):
+        each = store_file(entry, moment, number, event.batch_id)
+        place = each.file_id, owned(event.tenant, each.file_id), moment, number
+        row = (name, *place, each.status, each.text_bytes, event.batch_id or "")
+        found.append(("add", (*row, json.dumps(each.as_json()), json.dumps(dict(each.attributes)))))
+    return found
+
+
+def _file(row: Sequence[Any]) -> StoreFile:
+    _, created, number, batch, entry, attributes = row
+    given = {**json.loads(entry), "attributes": json.loads(attributes)}
+    return store_file(given, created, int(number), batch or None)

@@ -1,0 +1,88 @@
+"""Define what lists files and vector stores and searches them: read models, as in `facilities.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from ..conversation.events import FileStored
+    from ..conversation.files import FileCounts, FileSearch, FoundChunk, ListPlace, StoreFile
+
+
+class FileLists(Protocol):
+    """Query the lists of files, of vector stores and of the files in these, and search their texts."""
+
+    def files(
+        self,
+        tenant: str,
+        limit: int,
+        newest_first: bool = True,
+        after: ListPlace | None = None,
+        *,
+        purpose: str | None = None,
+        at: str = "",
+    ) -> list[FileStored]:
+        """Return the next `limit` files of a tenant after a place that can be read at a time (ISO 8601)."""
+        ...
+
+    def file_place(self, tenant: str, file_id: str) -> ListPlace | None:
+        """Return the place of a file in the list of its tenant; None if the tenant has no such file."""
+        ...
+
+    def expired_files(self, tenant: str, at: str, limit: int) -> list[str]:
+        """Return the ids of up to `limit` files of a tenant that can no longer be read at a time (ISO 8601)."""
+        ...
+
+    def stores(
+        self,
+        tenant: str,
+        limit: int,
+        newest_first: bool = True,
+        after: ListPlace | None = None,
+        until: ListPlace | None = None,
+    ) -> list[tuple[str, str]]:
+        """Return the ids and states of the next `limit` vector stores of a tenant after a place and before another one."""
+        ...
+
+    def store_place(self, tenant: str, store_id: str) -> ListPlace | None:
+        """Return the place of a vector store in the list of its tenant; None if the tenant has no such store."""
+        ...
+
+    def counts(self, stream: str) -> FileCounts:
+        """Count the files of the vector store with this stream."""
+        ...
+
+    def batch_counts(self, stream: str, batch_id: str) -> FileCounts:
+        """Count the files that a vector store has of a batch."""
+        ...
+
+    def store_files(
+        self,
+        stream: str,
+        limit: int,
+        newest_first: bool = True,
+        after: ListPlace | None = None,
+        until: ListPlace | None = None,
+        *,
+        status: str | None = None,
+        batch_id: str | None = None,
+    ) -> list[StoreFile]:
+        """Return the next `limit` files of the vector store with this stream after a place and before another one."""
+        ...
+
+    def store_file(self, stream: str, file_id: str) -> StoreFile | None:
+        """Return a file of the vector store with this stream; None if it has no such file."""
+        ...
+
+    def index(self) -> None:
+        """Bring the index of texts up to date, so that no later search has to."""
+        ...
+
+    def search(self, wanted: FileSearch) -> list[FoundChunk]:
+        """Return the passages that match best, the best one first."""
+        ...
+
+    def passages(self, stream: str, file_id: str) -> Sequence[str]:
+        """Return the passages of a file of the vector store with this stream, in their order."""
+        ...
