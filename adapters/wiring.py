@@ -19,9 +19,11 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from threadledger.domain.conversation import Profile
+    from threadledger.domain.conversation.events import ExchangeRequested
     from threadledger.domain.conversation.messages import Usage
     from threadledger.domain.effects import Effects
     from threadledger.domain.exchange import Backend, BackendOptions, Candidate, Policy, Services, ToolFunction
+    from threadledger.domain.exchange.services import ServerTool
     from threadledger.domain.journal import Observer
     from threadledger.domain.journal.blobs import BlobFiles
     from threadledger.domain.journal.uploads import Uploads
@@ -154,6 +156,7 @@ def _services(
         routes=_routes(settings, profile),
         profile=profile,
         tools=tools,
+        server_tools={"file_search": partial(_file_search, journal)},
         secret_of=partial(_secret, settings),
         load=partial(_prepare, settings, tools)
         if settings.tools or settings.named or '"secret"' in profile.tools_json
@@ -165,6 +168,12 @@ def _services(
         be_interruptible=(endpoints or client).be_interruptible,
         aclose=(endpoints or client).aclose,
     )
+
+
+def _file_search(journal: Journal, event: ExchangeRequested, tool: Mapping[str, Any]) -> ServerTool:
+    from .server.file_search import server_tool
+
+    return server_tool(journal, event, tool)
 
 
 def _uploads(journal: Journal) -> Uploads:

@@ -9,13 +9,16 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import re
+import tempfile
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from http import HTTPStatus
+from pathlib import Path
 from threading import Lock
 from typing import Any
 from uuid import uuid4
@@ -23,8 +26,10 @@ from uuid import uuid4
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
+from threadledger.domain.conversation.files import PREFIX_BYTES
 from threadledger.domain.errors import ThreadledgerError
 from threadledger.domain.failures import redact
+from threadledger.domain.journal.blobs import BLOB_BYTES_MAX
 
 from ..wire import (
     Address,
@@ -38,11 +43,12 @@ from ..wire import (
     reply_headers,
     sse,
 )
+from ..wire.multipart import FORM, form_fields
 from ..wire.requests import strict_object
 from ..wire.routes import ROUTES
 from ..wire.validation import unknown_fields_noted
 from .access import Access, Slots, require_write
-from .calls import Handler, Served, ServedCall
+from .calls import Handler, Served, ServedCall, ServedFile
 from .daemon_threads import DaemonThreads
 from .limits import (
     JSON_DEPTH_MAX,
@@ -60,6 +66,12 @@ HEALTH_PATH = "/health"
 OWN_ROUTES = (Route("list_threads", "GET", "/threads", "assistants"),)
 """Routes that the provider does not have."""
 
+TAKING_FORMS = frozenset({"create_file"})
+"""Operations whose body is a form with a file, which a page could send too: its `Origin` is refused before the body is read."""
+
+UPLOAD_BYTES_MAX = BLOB_BYTES_MAX - PREFIX_BYTES
+"""Maximum size of an uploaded file, in bytes."""
+
 WAITING_OPERATIONS = frozenset({"create_completion", "create_response"})
 """Operations whose whole answer waits for a model too."""
 
@@ -67,6 +79,13 @@ EVERY_KEY = ""
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")
 CREDENTIALS = ("authorization", "proxy-authorization", "api-key", "x-api-key", "cookie")
 """Headers that a handler does not see."""
+
+FILE_HEADERS = {
+    "content-type": "application/octet-stream",
+    "content-disposition": "attachment",
+    "x-content-type-options": "nosniff",
+}
+"""Headers of the content of a file, which no browser shows as a page."""
 
 JSON_TYPE = re.compile(r"application/json\s*(;\s*charset\s*=\s*\"?utf-?8\"?\s*)?", re.IGNORECASE)
 LAST_FRAME = f"data: {sse.DONE}\n\n".encode()
@@ -182,14 +201,19 @@ class ServerApp:
             await request.answer(200, {}, {"status": "ok"})
             return
         call = request.call = ServedCall(request_id=request.request_id, gone=request.gone, query=incoming.query)
+        has_form = incoming.method == "POST" and is_form(incoming)
         _require_small(scope, self.limits.header_bytes)
         address = address_of(path, incoming.query)
         with ExitStack() as held:
             own: ExitStack | None = held
-            if not request.is_small:  # then the caller must be known before the body is read
+            if has_form or not request.is_small:  # then the caller must be known before the body is read
                 await self._threads.call(partial(self._admit, call, incoming, address, held))
                 own = None
-            if incoming.method == "POST":
+            if has_form:  # of a route that takes one, or the request was refused
+                call.upload = await request.read_form(new_upload, min(self.limits.body_bytes, UPLOAD_BYTES_MAX))
+                held.callback(call.upload.discard)
+                incoming = replace(incoming, upload=call.upload)
+            elif incoming.method == "POST":
                 incoming = replace(incoming, body=await request.read_body())
             watch = asyncio.ensure_future(request.watch())
             try:
@@ -234,7 +258,8 @@ class ServerApp:
         require_write(call.caller, incoming.method)
         call.request_headers = {name: value for name, value in incoming.headers.items() if name not in CREDENTIALS}
         held.enter_context(self._requests.taken(call.caller.name))
-        if incoming.method == "POST":
+        takes_form = call.route.operation in TAKING_FORMS and is_form(incoming)
+        if incoming.method == "POST" and not takes_form:
             _require_json(incoming)
 
     def _perform(
@@ -288,6 +313,8 @@ class ServerApp:
 
     def _read(self, call: ServedCall, incoming: IncomingRequest, address: Address | None) -> None:
         body = strict_object(incoming.body, JSON_DEPTH_MAX, JSON_VALUES_MAX)
+        if call.upload is not None:
+            body = form_fields(call.upload.fields)
         if address is not None and address.deployment is not None:
             body.setdefault("model", address.deployment)
         known = frozenset(call.route.fields if call.route is not None else ())
@@ -300,6 +327,9 @@ class ServerApp:
             self._hooks.begin(call, incoming)
         operation = call.route.operation if call.route is not None else ""
         result = self._handlers[operation](self._served, call)
+        if isinstance(result, ServedFile):
+            self._send_file(request, call, result)
+            return None
         if not isinstance(result, EventStream):
             return WholeAnswer(200, call.headers, json.dumps(result).encode())
         delivered = False
@@ -308,6 +338,23 @@ class ServerApp:
         finally:
             self._note_end(call, request.request_id, delivered)
         return None
+
+    @staticmethod
+    def _send_file(request: RequestInProgress, call: ServedCall, file: ServedFile) -> None:
+        """Send a file chunk by chunk. If a later chunk cannot be read, the connection is closed before its end."""
+        chunk = next(file.chunks, b"")
+        headers = FILE_HEADERS | {"content-length": str(file.size)} | call.headers
+        sent, connected = 0, request.from_thread(partial(request.begin, 200, headers))
+        try:
+            while connected:
+                sent += len(chunk)
+                connected = request.from_thread(partial(request.write, chunk, last=sent == file.size))
+                if sent == file.size:
+                    return
+                chunk = next(file.chunks)
+        except Exception as error:
+            logger.error("%s: the file was not sent completely", request.request_id, exc_info=without_text(error))
+            request.from_thread(request.abort)
 
     def _stream(self, request: RequestInProgress, call: ServedCall, stream: EventStream) -> bool:
         """Send a stream frame by frame, and return whether the client has all of it; without a client, abandon it."""
@@ -399,6 +446,23 @@ def _require_json(incoming: IncomingRequest) -> None:
             "Unsupported content type: this server takes bodies of the type 'application/json', in UTF-8 and not compressed.",
             code="unsupported_content_type",
         )
+
+
+def is_form(incoming: IncomingRequest) -> bool:
+    """Return whether a request has a form with files that is not compressed."""
+    kind = incoming.headers.get("content-type", "").partition(";")[0].strip().lower()
+    return kind == FORM and incoming.headers.get("content-encoding", "identity").lower() == "identity"
+
+
+def new_upload() -> Path:
+    """Return the path of a new temporary file for an upload.
+
+    Raises:
+        OSError: there is no place for it.
+    """
+    number, path = tempfile.mkstemp(prefix="threadledger-upload-")
+    os.close(number)
+    return Path(path)
 
 
 def _not_allowed(incoming: IncomingRequest, methods: list[str]) -> ApiError:

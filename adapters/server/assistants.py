@@ -16,9 +16,11 @@ from ..wire.errors import no_such
 from ..wire.pages import not_in_list
 from ..wire.validation import required_string
 from .calls import Handler, Served, ServedCall, deleted_once
-from .hosted_tools import checked_resources, checked_tools
+from .file_search import FILE_SEARCH
+from .hosted_tools import SERVER_RUN, checked_tools
 from .ids import new_id
 from .pages import PageQuery, page_of
+from .tool_resources import check_search_tools, resources_of, stores_in
 
 SETTINGS = ("temperature", "top_p", "reasoning_effort", "response_format")
 """Fields of an assistant that are settings of its profile, which has only those that were given."""
@@ -107,6 +109,9 @@ def assistant_object(record: AssistantRecord) -> Json:
     profile, created = record.profile, record.created_at
     shown = objects.assistant(record.assistant_id, int(created.timestamp()) if created is not None else 0, record.model)
     shown |= {"name": profile.name or None, "description": record.description, "tools": profile.tools}
+    searches = any(each.get("type") == FILE_SEARCH for each in profile.tools)
+    if searches and (stores := stores_in(record.tool_resources)):
+        shown["tool_resources"] = {FILE_SEARCH: {"vector_store_ids": stores}}
     shown |= {"instructions": profile.instructions or None, "metadata": dict(record.metadata)}
     return shown | {name: profile.settings[name] for name in SETTINGS if name in profile.settings}
 
@@ -122,10 +127,11 @@ def _changed(record: AssistantRecord, served: Served, call: ServedCall) -> Assis
         ApiError: a 400, because a field is not valid, or names a tool that the settings refuse.
     """
     body = dict(call.body)
-    functions, dropped = checked_tools(body.get("tools"), served.settings)
-    _, of_resources = checked_resources(body.get("tool_resources"), served.settings)
+    tools, dropped = checked_tools(body.get("tools"), served.settings, own=SERVER_RUN)
+    resources, of_resources = resources_of(served, call, body.get("tool_resources"))
     if "tools" in body:
-        body["tools"] = functions
+        check_search_tools(tools)
+        body["tools"] = tools
     given = bodies.assistant_values(body)
     left_out = [*(dropped if "tools" in body else record.dropped), *of_resources]
     return replace(
@@ -133,7 +139,7 @@ def _changed(record: AssistantRecord, served: Served, call: ServedCall) -> Assis
         model=given.get("model", record.model),
         profile=_profile(record.profile, given),
         description=given.get("description", record.description),
-        tool_resources=(given.get("tool_resources", record.tool_resources) or {}),
+        tool_resources=resources if "tool_resources" in body else record.tool_resources,
         dropped=tuple(dict.fromkeys(left_out)),
         metadata=given.get("metadata", record.metadata),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from threading import Event
@@ -15,6 +15,7 @@ from ..wire import ApiError, EventStream, Json, RouteCall
 if TYPE_CHECKING:
     from threadledger.domain.journal import Also, Journal
 
+    from ..wire.multipart import Upload
     from .runner import Runner
     from .serve_settings import ServeSettings
 
@@ -52,6 +53,8 @@ class ServedCall(RouteCall):
     """Id of this attempt: in the header `x-request-id` of its answer, and in the log."""
     request_headers: Mapping[str, str] = field(default_factory=dict)
     """Headers of the request by their names in lower case, without its credentials."""
+    upload: Upload | None = None
+    """The file of an upload, which is removed after the request."""
     gone: Event = field(default_factory=Event)
     """Set when the client has disconnected, or the server stops: a handler that waits should return then."""
     also: Also | None = None
@@ -108,7 +111,17 @@ def deleted_once(served: Served, call: ServedCall, delete: Callable[[], None], a
     return answer
 
 
-Handler = Callable[[Served, ServedCall], Json | EventStream]
+@dataclass(frozen=True)
+class ServedFile:
+    """Represent the bytes of a file, which are sent as they are."""
+
+    filename: str
+    size: int
+    """Number of bytes."""
+    chunks: Iterator[bytes]
+
+
+Handler = Callable[[Served, ServedCall], Json | EventStream | ServedFile]
 """Function that carries out one operation of the route table; refusals are raised as `ApiError`.
 
 The frames of a stream are created in the thread of its handler. `abandon` is called in that thread too, never while a frame is

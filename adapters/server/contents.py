@@ -14,7 +14,7 @@ from threadledger.domain.conversation.parts import Audio, File, Image, Part, Tex
 from threadledger.domain.ids import from_iso
 
 from ..wire import Json, bodies, fields, objects, validation
-from .hosted_tools import checked_attachments
+from .hosted_tools import SERVER_RUN, checked_attachments
 from .ids import wire_id
 from .serve_settings import ServeSettings
 
@@ -114,11 +114,18 @@ def message_object(
     attachments = extra.get("attachments")
     if isinstance(attachments, list):
         files = [each for each in attachments if isinstance(each, dict) and isinstance(each.get("file_id"), str)]
-        made["attachments"] = files if is_imported else [{"file_id": each["file_id"], "tools": []} for each in files]
+        made["attachments"] = files if is_imported else [_attached(each) for each in files]
     if is_imported and isinstance(extra.get("incomplete_details"), dict):
         ended = {"status": "incomplete", "completed_at": None, "incomplete_at": made["created_at"]}
         made |= ended | {"incomplete_details": extra["incomplete_details"]}
     return made
+
+
+def _attached(given: Json) -> Json:
+    """Return an attachment as a message shows it: with the tools that the server runs."""
+    tools = given.get("tools")
+    kept = [each for each in tools if each.get("type") in SERVER_RUN] if isinstance(tools, list) else []
+    return {"file_id": given["file_id"], "tools": kept}
 
 
 def texts_in(metadata: Mapping[str, Any]) -> dict[str, str]:

@@ -9,9 +9,11 @@ from .assistants import HANDLERS_OF_ASSISTANTS
 from .calls import Handler, Served, ServedCall
 from .chat import HANDLERS_OF_CHAT
 from .conversations import HANDLERS_OF_CONVERSATIONS
+from .files import HANDLERS_OF_FILES
 from .responses import HANDLERS_OF_RESPONSES
 from .runs import HANDLERS_OF_RUNS
 from .threads import HANDLERS_OF_THREADS
+from .vector_stores import HANDLERS_OF_VECTOR_STORES
 
 MODEL_CREATED_AT = 0
 """When a model was created: not known."""
@@ -44,6 +46,8 @@ HANDLERS: Mapping[str, Handler] = {
     **HANDLERS_OF_CHAT,
     **HANDLERS_OF_CONVERSATIONS,
     **HANDLERS_OF_RESPONSES,
+    **HANDLERS_OF_FILES,
+    **HANDLERS_OF_VECTOR_STORES,
     "list_models": list_models,
     "retrieve_model": retrieve_model,
 }

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 BODY_MAX_BYTES = 67_108_864  # 64 MiB
 SMALL_BODY_BYTES = 65_536  # a body up to this size is read before the key of its request is checked
+FORM_EXTRA_BYTES = 131_072  # of an upload besides its file: fields, headers of parts, delimiters
 HEADERS_MAX_BYTES = 32_768  # request line and headers; common servers take 8 to 64 KiB
 RECEIVE_SECONDS = 60.0  # to send the headers and the body of a request
 SEND_SECONDS = 60.0  # in which a client has to accept more of an answer

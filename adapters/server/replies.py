@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import CancelledError
+from pathlib import Path
 from threading import Event
 from typing import Any, NamedTuple
 from uuid import uuid4
@@ -14,10 +15,12 @@ from uuid import uuid4
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
+from threadledger.domain.errors import StoreUnavailable
+
 from ..wire import ApiError, IncomingRequest, reply_headers
-from ..wire.multipart import too_large
+from ..wire.multipart import FormReader, Upload, too_large
 from .calls import ServedCall
-from .limits import SMALL_BODY_BYTES, ServerLimits
+from .limits import FORM_EXTRA_BYTES, SMALL_BODY_BYTES, ServerLimits
 
 CLIENT_LEFT = 499
 """Status in the log of a request that got no answer, as in nginx's."""
@@ -98,6 +101,44 @@ class RequestInProgress:
             raise too_slow(self._limits.receive_seconds) from None
         return b"".join(pieces)
 
+    async def read_form(self, new_file: Callable[[], Path], file_bytes: int) -> Upload:
+        """Return the form in the body, with its file of at most `file_bytes` bytes at a path that `new_file` returns.
+
+        Raises `ApiError` (400, 413, 408) if it is not valid, too large or too slow, `StoreUnavailable`, and
+        `ClientDisconnect`.
+        """
+        most = file_bytes + FORM_EXTRA_BYTES
+        announced = self.incoming.headers.get("content-length", "")
+        if announced.isdigit() and int(announced) > most:
+            raise too_large(file_bytes, 0)
+        form, size = FormReader(self.incoming.headers.get("content-type", ""), new_file, file_bytes), 0
+        try:
+            async with asyncio.timeout_at(self._receive_until):
+                async for piece in self._request.stream():
+                    size += len(piece)
+                    if size > most:
+                        raise too_large(file_bytes, size)
+                    form.feed(piece)
+                    if form.problem is not None:
+                        raise form.problem
+        except TimeoutError:
+            form.close().discard()
+            raise too_slow(self._limits.receive_seconds) from None
+        except OSError as error:
+            form.close().discard()
+            raise StoreUnavailable(
+                f"an upload cannot be kept in a temporary file ({error.strerror}): nothing was stored; free space, or set TMPDIR "
+                "to a folder that has some"
+            ) from error
+        except BaseException:
+            form.close().discard()
+            raise
+        upload = form.close()
+        if upload.problem is not None:
+            upload.discard()
+            raise upload.problem
+        return upload
+
     async def watch(self) -> None:
         """Set `gone` when the client disconnects before the answer is complete."""
         while (await self._request.receive())["type"] != "http.disconnect":
@@ -169,6 +210,13 @@ class RequestInProgress:
         except (CancelledError, asyncio.CancelledError):
             pass
         self.gone.set()
+        return False
+
+    async def abort(self) -> bool:
+        """Close the connection at once: what was announced cannot be sent."""
+        self.gone.set()
+        if self._connection is not None:
+            self._connection.transport.abort()
         return False
 
     def cut(self) -> None:

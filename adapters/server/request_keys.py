@@ -31,12 +31,17 @@ if TYPE_CHECKING:
 
 RETRY_COUNT = "x-stainless-retry-count"
 IDEMPOTENCY_KEY = "idempotency-key"
-MAKING_THREADS = frozenset({"create_thread", "create_thread_and_run", "create_conversation", "create_response"})
-"""Operations whose requests are often equal among the users of an app, such as a new thread without messages; a response makes
-a conversation if it names none and no response.
+MAKING_THREADS = frozenset(
+    {
+        *("create_thread", "create_thread_and_run", "create_conversation", "create_response"),
+        *("create_file", "create_vector_store"),
+    }
+)
+"""Operations whose requests are often equal among the users of an app, such as a new thread without messages, or the same file;
+a response makes a conversation if it names none and no response.
 
-Two users must never get one thread: such a request is the same as an earlier one only if this server knows that its client
-left."""
+Two users must never get one thread, or one file, which either could delete: such a request is the same as an earlier one only if
+this server knows that its client left."""
 
 LOST_MAX = 10_000
 """Maximum number of responses that are remembered as not sent; the oldest ones are forgotten first."""
@@ -60,7 +65,8 @@ class RequestKeys:
             ApiError: a 400, because its `Idempotency-Key` is not valid.
             IdempotencyConflict: the key was used for another request.
         """
-        call.fingerprint = fingerprint = _fingerprint(call, incoming.method, incoming.path, incoming.body)
+        sent = incoming.upload.digest if incoming.upload is not None else incoming.body
+        call.fingerprint = fingerprint = _fingerprint(call, incoming.method, incoming.path, sent)
         given = key_given(call)
         if given is not None:
             call.request_key, call.repeated = given, True

@@ -15,6 +15,7 @@ from threadledger.domain.ids import now, to_iso
 
 from ..wire import Json, objects
 from .contents import MESSAGE, RUN, says_anything, seconds, texts_in
+from .file_search import hits_in, search_name
 from .ids import wire_id
 
 if TYPE_CHECKING:
@@ -335,8 +336,12 @@ def calls_of(run: ServedRun, ids: Iterable[str]) -> list[Json]:
     return [objects.tool_call(call.id, call.name, call.arguments) for call in calls if call.id in wanted]
 
 
-def steps_of(run: ServedRun, run_json: Json) -> Iterator[Json]:
-    """Yield the steps of a run, oldest first: each message that the model said, and each message with calls."""
+def steps_of(run: ServedRun, run_json: Json, with_content: bool = False) -> Iterator[Json]:
+    """Yield the steps of a run, oldest first: each message that the model said, and each message with calls.
+
+    Calls that have searched files have the passages only `with_content`.
+    """
+    search = search_name(run_json["tools"])
     for each in run.said:
         name, moment = wire_id(STEP, each.event.message_id), each.event.timestamp
         calls = each.message.calls()
@@ -344,7 +349,24 @@ def steps_of(run: ServedRun, run_json: Json) -> Iterator[Json]:
         if says or not calls:
             yield message_step(name, wire_id(MESSAGE, each.event.message_id), seconds(moment), run_json)
         if calls:
-            yield _calls_step(run, f"{name}{CALLS}" if says else name, each, run_json)
+            step = _calls_step(run, f"{name}{CALLS}" if says else name, each, run_json)
+            yield _with_searches(step, run, search, with_content) if search else step
+
+
+def _with_searches(step: Json, run: ServedRun, name: str, with_content: bool) -> Json:
+    """Return a step in which the calls that have searched files are shown as such."""
+    calls = step["step_details"]["tool_calls"]
+    shown = [_search_call(each, run, with_content) if each["function"]["name"] == name else each for each in calls]
+    return step | {"step_details": {"type": "tool_calls", "tool_calls": shown}}
+
+
+def _search_call(call: Json, run: ServedRun, with_content: bool) -> Json:
+    results = [
+        {"file_id": hit.file_id, "file_name": hit.filename, "score": hit.score}
+        | ({"content": [{"type": "text", "text": hit.text}]} if with_content else {})
+        for hit in hits_in(run.results.get(call["id"], ""))
+    ]
+    return objects.search_call(call["id"], results)
 
 
 def message_step(step_id: str, message_id: str, created: int, run_json: Json, status: str = "completed") -> Json:

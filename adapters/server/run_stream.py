@@ -143,7 +143,9 @@ class _Said:
                 if step["type"] == "message_creation":
                     yield from self._finished(found, message_id, step)
                 else:
-                    yield from events.tool_step_events(step)
+                    yield from events.tool_step_events(step | {"status": "in_progress", "completed_at": None})
+                    if step["status"] == "completed":
+                        yield "thread.run.step.completed", step
         yield from self._ended(shown)
 
     def _ended(self, shown: Json) -> Iterator[Event]:

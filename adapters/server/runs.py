@@ -25,7 +25,8 @@ from . import tenants
 from .assistants import assistant_of
 from .calls import Handler, Served, ServedCall
 from .contents import RUN
-from .hosted_tools import checked_choice, checked_resources, checked_tools
+from .file_search import search_name
+from .hosted_tools import SERVER_RUN, checked_choice, checked_tools
 from .ids import new_id, uuid_in
 from .imported_runs import ImportedRun, Place, imported_run, versions_named
 from .later_runs import first_run, later_run
@@ -37,17 +38,23 @@ from .threads import (
     Begin,
     FoundThread,
     active_run,
+    attached_to,
+    described_resources,
     described_since,
     find_thread,
     messages_in,
     new_thread,
     thread_object,
 )
+from .tool_resources import check_search_tools, resources_of, stores_in
 
 if TYPE_CHECKING:
     from .live_runs import LiveRun
 
 SURFACE = "assistants"
+SEARCH_CONTENT = "step_details.tool_calls[*].file_search.results[*].content"
+"""Value of `include[]` for which steps have the passages that were found."""
+
 POLL_HEADER, POLL_HELPER = "openai-poll-after-ms", "x-stainless-poll-helper"
 POLL_AFTER_MS = 500
 """Milliseconds after which a client should ask for a run again."""
@@ -76,9 +83,9 @@ class FoundRun:
         """Return the API's object of the run."""
         return run_object(self.run, self.thread.thread_id, self.profile)
 
-    def steps(self) -> Iterator[Json]:
-        """Yield its steps, oldest first."""
-        return steps_of(self.run, self.object())
+    def steps(self, with_content: bool = False) -> Iterator[Json]:
+        """Yield its steps, oldest first; those that have searched files have the passages only `with_content`."""
+        return steps_of(self.run, self.object(), with_content)
 
 
 def create(served: Served, call: ServedCall) -> Json | EventStream:
@@ -86,8 +93,9 @@ def create(served: Served, call: ServedCall) -> Json | EventStream:
     thread = find_thread(served, call)
     validation.flag(call.body, "stream")
     given = validation.array(call.body.get("additional_messages") or [], "additional_messages")
-    added = Begin({}, messages_in(served, call, given, "additional_messages"))
-    wanted = _wanted(served, call, added)
+    messages = messages_in(served, call, given, "additional_messages")
+    added = Begin({}, messages, attached_to(served, call, thread, [message for message, _ in messages]))
+    wanted = _wanted(served, call, added, thread)
     return _begin(served, call, thread, wanted)
 
 
@@ -95,17 +103,17 @@ def create_with_thread(served: Served, call: ServedCall) -> Json | EventStream:
     """Create a thread and a run in it in one commit (POST /threads/runs)."""
     validation.flag(call.body, "stream")
     body = validation.an_object(call.body.get("thread") or {}, "thread")
-    begin = new_thread(served, call, body, "thread.")
-    wanted = _wanted(served, call, begin)
     thread_id = new_id(THREAD, call.request_key)
+    begin = new_thread(served, call, body, thread_id, "thread.")
+    wanted = _wanted(served, call, begin)
     key, journal = tenants.key_of(call.caller, thread_id), served.journal_of(call.caller)
     event = _open(served, call, key, wanted)
     state = journal.require(key).state
     return _answered(served, call, FoundThread(thread_id, key, state, journal), wanted, event, begin)
 
 
-def _wanted(served: Served, call: ServedCall, begin: Begin) -> ServedRequest:
-    """Return what a request for a run asks for, checked.
+def _wanted(served: Served, call: ServedCall, begin: Begin, thread: FoundThread | None = None) -> ServedRequest:
+    """Return what a request for a run asks for, checked; the thread is None if it is new.
 
     Raises:
         ApiError: a 400, or a 404 if there is no such assistant.
@@ -114,10 +122,16 @@ def _wanted(served: Served, call: ServedCall, begin: Begin) -> ServedRequest:
     assistant = assistant_of(served, call, validation.required_string(body, "assistant_id"))
     metadata = validation.metadata_of(body)
     profile, dropped = _profile(served, body, assistant)
+    resources, left_out = resources_of(served, call, body.get("tool_resources"))
+    dropped += [each for each in left_out if each not in dropped]
     request: Json = {name: body[name] for name in KEPT if body.get(name) is not None}
     request["assistant_id"] = assistant.assistant_id
     if dropped:
         request["dropped"] = dropped
+    if search_name(profile.tools):
+        of_thread = begin.resources or (described_resources(thread) if thread is not None else None)
+        own = resources if body.get("tool_resources") is not None else assistant.tool_resources
+        request["vector_store_ids"] = list(dict.fromkeys([*stores_in(own), *stores_in(of_thread)]))
     model = validation.optional_string(body, "model") or assistant.model
     return ServedRequest(
         SURFACE,
@@ -139,11 +153,11 @@ def _profile(served: Served, body: Json, assistant: AssistantRecord) -> tuple[Pr
     dropped = [*assistant.dropped]
     tools = own.tools
     if body.get("tools") is not None:
-        tools, dropped = checked_tools(body["tools"], served.settings, maximum=RUN_TOOLS_MAX)
+        tools, dropped = checked_tools(body["tools"], served.settings, maximum=RUN_TOOLS_MAX, own=SERVER_RUN)
+        check_search_tools(tools)
         bodies.assistant_tools(tools, RUN_TOOLS_MAX)
     choice, left_out = checked_choice(body.get("tool_choice"), tools, served.settings)
     options.check_options({"tool_choice": choice}, options.RUN_OPTIONS)
-    _, resources = checked_resources(body.get("tool_resources"), served.settings)
     base = {"instructions": own.instructions}
     settings = {**own.settings}
     chosen = {name: body[name] for name in ("temperature", "top_p", "reasoning_effort") if body.get(name) is not None}
@@ -166,7 +180,7 @@ def _profile(served: Served, body: Json, assistant: AssistantRecord) -> tuple[Pr
         read_only=(),
         approval=(),
     )
-    return profile, list(dict.fromkeys([*dropped, *left_out, *resources]))
+    return profile, list(dict.fromkeys([*dropped, *left_out]))
 
 
 def _check_truncation(body: Json) -> None:
@@ -493,13 +507,19 @@ def list_steps(served: Served, call: ServedCall) -> Json:
     from .run_list import step_page
 
     found = find_run(served, call)
-    return step_page(found.steps(), PageQuery.of(call.query))
+    return step_page(_steps(found, call), PageQuery.of(call.query))
+
+
+def _steps(found: FoundRun | ImportedRun, call: ServedCall) -> Iterator[Json]:
+    if isinstance(found, ImportedRun):
+        return iter(found.steps())
+    return found.steps(call.query.get("include[]") == SEARCH_CONTENT)
 
 
 def retrieve_step(served: Served, call: ServedCall) -> Json:
     """Return a step of the run (GET …/steps/{step_id})."""
     found = find_run(served, call)
-    step = next((each for each in found.steps() if each["id"] == call.ids["step_id"]), None)
+    step = next((each for each in _steps(found, call) if each["id"] == call.ids["step_id"]), None)
     if step is None:
         raise no_such("run step", call.ids["step_id"])
     return step

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from threadledger.domain.conversation import Conversation, ConversationState, key_of, stream_of
 from threadledger.domain.conversation import events as e
-from threadledger.domain.conversation.decisions import describe_message
+from threadledger.domain.conversation.decisions import describe_message, describe_resources
 from threadledger.domain.conversation.listing import ConversationFilter, ListOrder
 from threadledger.domain.conversation.messages import JournaledMessage, Message, restore_message
 from threadledger.domain.errors import ConversationNotFound, IdempotencyConflict
@@ -26,11 +26,11 @@ from ..wire.pages import not_in_list
 from . import tenants
 from .calls import Handler, Served, ServedCall, deleted_once
 from .contents import MESSAGE, is_shown, message_id_of, message_object, run_id_of, said, seconds, texts_in
-from .hosted_tools import checked_resources
 from .ids import new_id, uuid_in, wire_id
 from .later_runs import names_of_runs
 from .pages import PageQuery, page_of
 from .refusals import KEY_REUSED
+from .tool_resources import attached, resources_in, resources_of
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -101,12 +101,15 @@ def thread_object(
     return objects.thread(thread_id, seconds(started), texts_in(metadata), tool_resources or {})
 
 
-def _begun(journal: Journal, state: ConversationState) -> tuple[datetime, Json]:
-    """Return when a thread was created, and its files: those at its source, if it was imported."""
+def _begun(journal: Journal, state: ConversationState, described: Json | None = None) -> tuple[datetime, Json]:
+    """Return when a thread was created, and what its runs search: what it had at its source, if it was imported.
+
+    `described` is what was said of that since.
+    """
     start = journal.start_of(state.key)
     if start is None:
-        return from_iso(state.started_at), {}
-    resources = start.origin.get("tool_resources")
+        return from_iso(state.started_at), described or {}
+    resources = start.origin.get("tool_resources") if described is None else described
     written = start.written_at or state.started_at
     return from_iso(written), resources if isinstance(resources, dict) else {}
 
@@ -114,34 +117,39 @@ def _begun(journal: Journal, state: ConversationState) -> tuple[datetime, Json]:
 def create(served: Served, call: ServedCall) -> Json:
     """Create a thread (POST /threads)."""
     thread_id = new_id(THREAD, call.request_key)
-    key, begin = tenants.key_of(call.caller, thread_id), new_thread(served, call, call.body)
+    key, begin = tenants.key_of(call.caller, thread_id), new_thread(served, call, call.body, thread_id)
     journal = served.journal_of(call.caller)
     if (conversation := journal.load(key)) is None:
         state = journal.commit(key, partial(_started, begin), create=True, also=call.also)
         metadata = validation.metadata_of(call.body)
-        return thread_object(thread_id, from_iso(state.started_at), metadata)
+        return thread_object(thread_id, from_iso(state.started_at), metadata, begin.resources)
     return _object(FoundThread(thread_id, key, conversation.state, journal))
 
 
-def new_thread(served: Served, call: ServedCall, body: Json, where: str = "") -> Begin:
+def new_thread(served: Served, call: ServedCall, body: Json, thread_id: str, where: str = "") -> Begin:
     """Return what a new thread begins with, checked; `where` is put before field names in error messages."""
     validation.only_known(body, fields.THREAD_FIELDS, where)
-    checked_resources(body.get("tool_resources"), served.settings, f"{where}tool_resources")
+    resources, _ = resources_of(served, call, body.get("tool_resources"), f"{where}tool_resources")
     given = validation.array(body.get("messages") or [], f"{where}messages")
-    return Begin(validation.metadata_of(body), messages_in(served, call, given, f"{where}messages"))
+    messages = messages_in(served, call, given, f"{where}messages")
+    resources = attached(served, call, thread_id, resources, (message for message, _ in messages))
+    return Begin(validation.metadata_of(body), messages, resources)
 
 
 @dataclass(frozen=True)
 class Begin:
-    """Hold the metadata and the first messages of a new thread."""
+    """Hold the metadata, the first messages and the vector stores of a new thread, or what a request adds to one."""
 
     metadata: Mapping[str, str]
     messages: Sequence[tuple[Message, Mapping[str, str]]]
+    resources: Json = field(default_factory=dict)
 
     def journal(self, conversation: Conversation) -> None:
         """Journal them in a commit, unless the conversation has begun."""
         if self.metadata:
             conversation.describe({"metadata": dict(self.metadata)})
+        if self.resources:
+            describe_resources(conversation, self.resources)
         for message, metadata in self.messages:
             conversation.journal(message, metadata=metadata)
 
@@ -166,8 +174,13 @@ def _started(begin: Begin, conversation: Conversation) -> ConversationState:
 
 def _object(thread: FoundThread) -> Json:
     description = description_of(thread.journal, thread.key, thread.state)
-    created, resources = _begun(thread.journal, thread.state)
+    created, resources = _begun(thread.journal, thread.state, described_resources(thread))
     return thread_object(thread.thread_id, created, description.metadata, resources)
+
+
+def described_resources(thread: FoundThread) -> Json | None:
+    """Return what was said of the vector stores of a thread; None if nothing was."""
+    return resources_in(thread.journal, [thread.stream]).get(thread.stream)
 
 
 def retrieve(served: Served, call: ServedCall) -> Json:
@@ -176,19 +189,22 @@ def retrieve(served: Served, call: ServedCall) -> Json:
 
 
 def modify(served: Served, call: ServedCall) -> Json:
-    """Replace the metadata of a thread, if it is given (POST /threads/{thread_id})."""
+    """Replace the metadata and the vector stores of a thread, if they are given (POST /threads/{thread_id})."""
     thread = find_thread(served, call)
-    checked_resources(call.body.get("tool_resources"), served.settings)
-    if call.body.get("metadata") is None or call.stored:
+    resources, _ = resources_of(served, call, call.body.get("tool_resources"))
+    has_resources = call.body.get("tool_resources") is not None
+    if (call.body.get("metadata") is None and not has_resources) or call.stored:
         return _object(thread)
     metadata = validation.metadata_of(call.body)
 
     def describe(conversation: Conversation) -> None:
-        conversation.describe({"metadata": metadata})
+        if call.body.get("metadata") is not None:
+            conversation.describe({"metadata": metadata})
+        if has_resources:
+            describe_resources(conversation, resources)
 
     thread.journal.commit(thread.key, describe, also=call.also)
-    created, resources = _begun(thread.journal, thread.state)
-    return thread_object(thread.thread_id, created, metadata, resources)
+    return _object(find_thread(served, call))
 
 
 def delete(served: Served, call: ServedCall) -> Json:
@@ -230,7 +246,8 @@ def list_(served: Served, call: ServedCall) -> Json:
     if end is not None:
         last = _number_of(served, call, end)
         states = [each for each in states if _precedes(journal.number_of(each.key) or 0, last, query)]
-    return page_of([_listed(journal, call, each) for each in states], query)
+    described = resources_in(journal, [stream_of(each.key) for each in states])
+    return page_of([_listed(journal, call, each, described.get(stream_of(each.key))) for each in states], query)
 
 
 def _number_of(served: Served, call: ServedCall, thread_id: str) -> int:
@@ -241,9 +258,9 @@ def _precedes(number: int, last: int, query: PageQuery) -> bool:
     return number > last if query.reads_newest_first else number < last
 
 
-def _listed(journal: Journal, call: ServedCall, state: ConversationState) -> Json:
+def _listed(journal: Journal, call: ServedCall, state: ConversationState, described: Json | None) -> Json:
     metadata = state.description.metadata if state.description is not None else {}
-    created, resources = _begun(journal, state)
+    created, resources = _begun(journal, state, described)
     return thread_object(tenants.thread_id_of(call.caller, state.key), created, metadata, resources)
 
 
@@ -255,6 +272,7 @@ def create_message(served: Served, call: ServedCall) -> Json:
     thread = find_thread(served, call)
     given, metadata = said(call.body, served.settings)
     message = thread.journal.keep(given)
+    resources = attached_to(served, call, thread, [message])
 
     def decide(conversation: Conversation) -> e.MessageJournaled:
         earlier = thread.journal.keyed(thread.key, call.idempotency_key) if call.repeated else None
@@ -266,12 +284,24 @@ def create_message(served: Served, call: ServedCall) -> Json:
         if active is not None:
             named = f"Can't add messages to {thread.thread_id} while a run {active} is active."
             raise bad_request(named)
-        return conversation.journal(message, idempotency_key=call.idempotency_key, metadata=metadata)
+        event = conversation.journal(message, idempotency_key=call.idempotency_key, metadata=metadata)
+        if resources:
+            describe_resources(conversation, resources)
+        return event
 
     event = thread.journal.commit(thread.key, decide, also=call.also)
     served.runner.mirror(thread.key)
     journaled = JournaledMessage(message, event.message_id, event.originator_version, event.timestamp)
     return message_object(journaled, thread.thread_id, thread.journal.read_blob, metadata=event.metadata)
+
+
+def attached_to(served: Served, call: ServedCall, thread: FoundThread, messages: Sequence[Message]) -> Json:
+    """Take the files that messages attach for a search into the vector store of a thread; return its resources if they change."""
+    if not any("attachments" in message.extra() for message in messages):
+        return {}
+    known = described_resources(thread) or {}
+    found = attached(served, call, thread.thread_id, known, messages)
+    return found if found != known else {}
 
 
 def active_run(thread: FoundThread, state: ConversationState) -> str | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ..wire import ApiError, Json, errors, limits, objects, pages, shapes, validation
 from .requests import SimulatedCall
@@ -71,16 +70,3 @@ def delete(store: ProviderStore, call: SimulatedCall) -> Json:
     file_id = call.ids["file_id"]
     store.drop_file(store.file(file_id))
     return objects.deletion(file_id, "file")
-
-
-def form_fields(given: dict[str, str]) -> Json:
-    """Return the fields of a form as a JSON object: `expires_after[seconds]` is a field of `expires_after`."""
-    body: Json = {}
-    for name, text in given.items():
-        outer, bracket, inner = name.partition("[")
-        value: Any = int(text) if inner == "seconds]" and text.isascii() and text.isdigit() else text
-        if bracket:
-            body.setdefault(outer, {})[inner.rstrip("]")] = value
-        else:
-            body[outer] = value
-    return body

@@ -28,8 +28,10 @@ from ..wire import (
     require_key,
     sse,
 )
+from ..wire.multipart import form_fields
+from ..wire.routes import ROUTES
 from .faults import Fault, Faults, Refusal
-from .files import Download, form_fields
+from .files import Download
 from .handlers import HANDLERS
 from .limits import REQUESTS_KEPT
 from .rates import UNLIMITED, RateLimits, requested_tokens
@@ -50,7 +52,7 @@ class Provider(ProviderViews):
         self.rates = RateLimits(store.seconds)
         self.keeper: Callable[[], None] | None = None
         self._api_key = api_key
-        self._router = Router()
+        self._router = Router(route for route in ROUTES if route.operation in HANDLERS)
         self._retired: set[str] = set()
         self._requests: deque[RecordedRequest] = deque(maxlen=REQUESTS_KEPT)
         self._counts: Counter[str] = Counter()

@@ -121,6 +121,9 @@ def tool_step_events(step: Json) -> Iterator[Event]:
     yield "thread.run.step.created", empty
     yield "thread.run.step.in_progress", empty
     for index, call in enumerate(step["step_details"]["tool_calls"]):
+        if "function" not in call:  # the server has carried it out
+            yield _step_delta(step["id"], {**call, "index": index})
+            continue
         begun = {**call, "index": index, "function": {**call["function"], "arguments": ""}}
         yield _step_delta(step["id"], begun)
         for piece in pieces(call["function"]["arguments"]):

@@ -8,6 +8,12 @@ from __future__ import annotations
 
 METADATA_FIELDS = ("metadata",)
 FILE_FIELDS = ("file", "purpose", "expires_after")
+VECTOR_STORE_FIELDS = ("name", "description", "file_ids", "expires_after", "chunking_strategy", "metadata")
+VECTOR_STORE_CHANGE_FIELDS = ("name", "expires_after", "metadata")
+VECTOR_STORE_SEARCH_FIELDS = ("query", "filters", "max_num_results", "ranking_options", "rewrite_query")
+STORE_FILE_FIELDS = ("file_id", "attributes", "chunking_strategy")
+STORE_FILE_CHANGE_FIELDS = ("attributes",)
+STORE_BATCH_FIELDS = ("file_ids", "files", "attributes", "chunking_strategy")
 
 ASSISTANT_FIELDS = (
     "model", "name", "description", "instructions", "reasoning_effort", "tools", "tool_resources", "metadata",

@@ -48,6 +48,15 @@ FILE_PURPOSES = ("assistants", "batch", "fine-tune", "vision", "user_data", "eva
 FILE_EXPIRES_SECONDS = (3_600, 2_592_000)  # [S] least and most
 FILES_PAGE_MAX = 10_000  # [S] files.list; also the default
 
+STORE_FILES_MAX = 500  # platform.openai.com, reference of vector_stores.create: file_ids
+BATCH_FILES_MAX = 2_000  # [S] file_batches.create
+ATTRIBUTE_VALUE_MAX_CHARS = 512  # [S] VectorStoreFile.attributes; keys and their number as those of metadata
+CHUNK_TOKENS = (100, 4_096)  # [S] max_chunk_size_tokens, least and most
+STORE_EXPIRES_DAYS = (1, 365)  # platform.openai.com, reference of vector_stores.create: expires_after.days
+SEARCH_RESULTS_MAX = 50  # [S] max_num_results
+SEARCH_RESULTS_DEFAULT = 10  # platform.openai.com, reference of vector_stores.search
+SEARCH_QUERIES_MAX = 32  # [own]
+
 TEMPERATURE_MAX = 2  # [Y]
 TOP_LOGPROBS_MAX = 20  # [Y]
 PENALTY_MAX = 2  # [Y] and its negative

@@ -7,13 +7,16 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from . import limits
 from .errors import ApiError, bad_request
 
 FORM = "multipart/form-data"
 HEADERS_MAX_BYTES = 16_384
+FIELDS_MAX = 100
+"""Maximum number of fields of a form; those of an upload are few."""
+
 _BOUNDARY = re.compile(r'boundary="?([^";,]{1,70})"?', re.IGNORECASE)
 _PARAMETER = re.compile(r'\b(name|filename)="((?:[^"\\]|\\.)*)"')
 _BAD_FORM = "We could not read the form of your request: it is not valid multipart/form-data."
@@ -33,6 +36,12 @@ class Upload:
     path: Path | None = None
     problem: ApiError | None = None
 
+    @property
+    def digest(self) -> bytes:
+        """Return a hash of its fields, of the name of its file and of its bytes, whatever the boundary of its parts."""
+        named = [*sorted(self.fields.items()), ("", self.filename if self.path is not None else ""), ("", self.sha256)]
+        return hashlib.sha256(repr(named).encode()).digest()
+
     def discard(self) -> None:
         """Delete the file unless it has been moved to where it is kept."""
         if self.path is not None:
@@ -45,13 +54,16 @@ def too_large(limit: int, size: int) -> ApiError:
 
 
 class FormReader:
-    """Read a form; `new_file` returns the path to which its file is written.
+    """Read a form; `new_file` returns the path to which its file of at most `file_bytes` bytes is written.
 
     After a problem, the rest is read and dropped, because a client sends its whole request before it reads the answer.
     """
 
-    def __init__(self, content_type: str, new_file: Callable[[], Path]) -> None:
+    def __init__(
+        self, content_type: str, new_file: Callable[[], Path], file_bytes: int = limits.FILE_MAX_BYTES
+    ) -> None:
         self._upload = Upload()
+        self._file_bytes = file_bytes
         self._new_file = new_file
         self._hash = hashlib.sha256()
         self._file: BinaryIO | None = None
@@ -64,6 +76,11 @@ class FormReader:
         self._delimiter = b"\r\n--" + (found[1] if found else "").encode()
         # The first delimiter has no line break before it.
         self._buffer = bytearray(b"\r\n")
+
+    @property
+    def problem(self) -> ApiError | None:
+        """Return why the form is refused, as far as is known."""
+        return self._upload.problem
 
     def feed(self, data: bytes) -> None:
         """Read the next piece of the body."""
@@ -133,6 +150,8 @@ class FormReader:
             raise bad_request(_BAD_FORM)
         self._name = parameters["name"]
         if "filename" not in parameters:
+            if len(self._upload.fields) >= FIELDS_MAX:
+                raise bad_request(_BAD_FORM)
             self._upload.fields[self._name] = ""
             return
         if self._file is not None:
@@ -154,7 +173,30 @@ class FormReader:
             upload.fields[self._name] += piece.decode("utf-8", "replace")
         elif self._file is not None:
             upload.size += length
-            if upload.size > limits.FILE_MAX_BYTES:
-                raise too_large(limits.FILE_MAX_BYTES, upload.size)
+            if upload.size > self._file_bytes:
+                raise too_large(self._file_bytes, upload.size)
             self._hash.update(piece)
             self._file.write(piece)
+
+
+def form_fields(given: dict[str, str]) -> dict[str, Any]:
+    """Return the fields of a form as a JSON object: `expires_after[seconds]` is a field of `expires_after`.
+
+    Raises:
+        ApiError: a 400, because a field is given with and without parts.
+    """
+    body: dict[str, Any] = {}
+    for name, text in given.items():
+        outer, bracket, inner = name.partition("[")
+        value: Any = int(text) if inner == "seconds]" and _WHOLE.fullmatch(text) else text
+        if not bracket:
+            body[outer] = value
+            continue
+        parts = body.setdefault(outer, {})
+        if not isinstance(parts, dict):
+            raise bad_request(_BAD_FORM)
+        parts[inner.rstrip("]")] = value
+    return body
+
+
+_WHOLE = re.compile("[0-9]{1,18}")

@@ -118,6 +118,12 @@ def tool_call(call_id: str, name: str, arguments: str) -> Json:
     return {"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}}
 
 
+def search_call(call_id: str, results: list[Json]) -> Json:
+    """Return a search of files in a step of a run."""
+    ranking = {"ranker": "auto", "score_threshold": 0.0}
+    return {"id": call_id, "type": "file_search", "file_search": {"ranking_options": ranking, "results": results}}
+
+
 def token_usage(prompt: int, completion: int) -> Json:
     """Return the usage of a run or a step."""
     return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
@@ -202,6 +208,41 @@ def file(file_id: str, now: int, filename: str, size: int, purpose: str, expires
     """Return an uploaded file of `size` bytes."""
     created: Json = {"id": file_id, "object": "file", "bytes": size, "created_at": now, "expires_at": expires_at}
     return created | {"filename": filename, "purpose": purpose, "status": "processed", "status_details": None}
+
+
+def vector_store(
+    store_id: str, now: int, name: str, metadata: dict[str, str], counts: tuple[int, int], size: int, used: int
+) -> Json:
+    """Return a vector store that does not expire; `counts` are its searchable and its failed files, `size` is in bytes."""
+    created: Json = {"id": store_id, "object": "vector_store", "created_at": now, "name": name, "description": None}
+    created |= {"usage_bytes": size, "file_counts": file_counts(*counts), "status": "completed"}
+    return created | {"expires_after": None, "expires_at": None, "last_active_at": used, "metadata": metadata}
+
+
+def file_counts(completed: int, failed: int, cancelled: int = 0) -> Json:
+    """Return how many files of a vector store are in which state."""
+    counts = {"in_progress": 0, "completed": completed, "failed": failed, "cancelled": cancelled}
+    return counts | {"total": completed + failed + cancelled}
+
+
+def store_file(file_id: str, now: int, store_id: str, size: int, attributes: Json, chunking: tuple[int, int]) -> Json:
+    """Return a searchable file of a vector store; `size` is that of its text in bytes, `chunking` is in tokens."""
+    created: Json = {"id": file_id, "object": "vector_store.file", "created_at": now, "usage_bytes": size}
+    created |= {"vector_store_id": store_id, "status": "completed", "last_error": None, "attributes": attributes}
+    static = {"max_chunk_size_tokens": chunking[0], "chunk_overlap_tokens": chunking[1]}
+    return created | {"chunking_strategy": {"type": "static", "static": static}}
+
+
+def file_batch(batch_id: str, now: int, store_id: str, counts: tuple[int, int]) -> Json:
+    """Return a batch of files of a vector store, all of which are in their last state."""
+    created: Json = {"id": batch_id, "object": "vector_store.files_batch", "created_at": now}
+    return created | {"vector_store_id": store_id, "status": "completed", "file_counts": file_counts(*counts)}
+
+
+def search_page(queries: list[str], data: list[Json]) -> Json:
+    """Return the results of a search in a vector store: one page has all."""
+    found: Json = {"object": "vector_store.search_results.page", "search_query": queries, "data": data}
+    return found | {"has_more": False, "next_page": None}
 
 
 def deletion(identifier: str, kind: str) -> Json:

@@ -50,6 +50,9 @@ _MESSAGE = _THREAD + "/messages/{message_id}"
 _RUN = _THREAD + "/runs/{run_id}"
 _CONVERSATION = "/conversations/{conversation_id}"
 _RESPONSE = "/responses/{response_id}"
+_STORE = "/vector_stores/{vector_store_id}"
+_STORE_FILE = _STORE + "/files/{file_id}"
+_BATCH = _STORE + "/file_batches/{batch_id}"
 _COMPLETION = "/chat/completions/{completion_id}"
 
 
@@ -69,6 +72,10 @@ def _responses(operation: str, method: str, template: str, known: tuple[str, ...
 
 def _chat(operation: str, method: str, template: str, known: tuple[str, ...] = ()) -> Route:
     return Route(operation, method, template, "chat", known)
+
+
+def _stores(operation: str, method: str, template: str, known: tuple[str, ...] = ()) -> Route:
+    return Route(operation, method, template, "vector_stores", known)
 
 
 ROUTES: tuple[Route, ...] = (
@@ -121,6 +128,22 @@ ROUTES: tuple[Route, ...] = (
     Route("retrieve_file", "GET", "/files/{file_id}", "files"),
     Route("delete_file", "DELETE", "/files/{file_id}", "files"),
     Route("retrieve_file_content", "GET", "/files/{file_id}/content", "files"),
+    _stores("create_vector_store", "POST", "/vector_stores", fields.VECTOR_STORE_FIELDS),
+    _stores("list_vector_stores", "GET", "/vector_stores"),
+    _stores("retrieve_vector_store", "GET", _STORE),
+    _stores("modify_vector_store", "POST", _STORE, fields.VECTOR_STORE_CHANGE_FIELDS),
+    _stores("delete_vector_store", "DELETE", _STORE),
+    _stores("search_vector_store", "POST", _STORE + "/search", fields.VECTOR_STORE_SEARCH_FIELDS),
+    _stores("create_store_file", "POST", _STORE + "/files", fields.STORE_FILE_FIELDS),
+    _stores("list_store_files", "GET", _STORE + "/files"),
+    _stores("retrieve_store_file", "GET", _STORE_FILE),
+    _stores("modify_store_file", "POST", _STORE_FILE, fields.STORE_FILE_CHANGE_FIELDS),
+    _stores("delete_store_file", "DELETE", _STORE_FILE),
+    _stores("retrieve_store_file_content", "GET", _STORE_FILE + "/content"),
+    _stores("create_file_batch", "POST", _STORE + "/file_batches", fields.STORE_BATCH_FIELDS),
+    _stores("retrieve_file_batch", "GET", _BATCH),
+    _stores("cancel_file_batch", "POST", _BATCH + "/cancel"),
+    _stores("list_batch_files", "GET", _BATCH + "/files"),
     Route("list_models", "GET", "/models", "models"),
     Route("retrieve_model", "GET", "/models/{model}", "models"),
 )

@@ -180,6 +180,11 @@ def describe_exchange(conversation: Conversation, exchange_id: str, metadata: Ma
     conversation.record(e.ExchangeDescribed, exchange_id=exchange_id, metadata=checked_metadata(metadata))
 
 
+def describe_resources(conversation: Conversation, tool_resources: Mapping[str, Any]) -> None:
+    """Record which vector stores the runs of a conversation search from now on."""
+    conversation.record(e.ToolResourcesDescribed, tool_resources=dict(tool_resources))
+
+
 def describe_completion(
     conversation: Conversation, stored: e.CompletionStored, metadata: Mapping[str, Any]
 ) -> e.CompletionStored:

@@ -73,8 +73,11 @@ def _decoded(data: bytes) -> str:
     try:
         text = rest.decode(encoding)
     except UnicodeDecodeError:
-        raise NoText(UNSUPPORTED, f"The file is no text in UTF-8, or in UTF-16 or UTF-32 with a byte order mark: only {KINDS} can "
-                     "be searched; convert it to one of them.") from None
+        raise NoText(
+            UNSUPPORTED,
+            f"The file is no text in UTF-8, or in UTF-16 or UTF-32 with a byte order mark: only {KINDS} can "
+            "be searched; convert it to one of them.",
+        ) from None
     if "\0" in text:
         raise NoText(UNSUPPORTED, f"The file is no text, because it has NUL bytes: only {KINDS} can be searched.")
     return text

@@ -510,6 +510,8 @@ class Runs:
             from .continuation import joined
 
             completion = joined(run.said, completion)
+        if self._services.finish is not None:
+            completion = replace(completion, messages=tuple(map(self._services.finish, completion.messages)))
         if not all(isinstance(each.content, str) and not each.native_json for each in completion.messages):
             completion = replace(completion, messages=tuple(map(self._journal.keep, completion.messages)))
         accepted = self._records.complete(run, completion, fallback)

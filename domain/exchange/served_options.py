@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -11,9 +12,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ..conversation.events import ExchangeRequested
+    from ..conversation.messages import Message
     from .options import ExchangeOptions
     from .policy import Policy
-    from .services import Services
+    from .services import ServerTool, Services
 
 
 CHAT, RESPONSES = "chat", "responses"
@@ -33,7 +35,47 @@ def of_surface(event: ExchangeRequested, options: ExchangeOptions, services: Ser
     policy = _routed(made.policy, services, model) if options.backend is None else options.policy_of(services)
     tools = dict.fromkeys(functions, _of_the_client)
     made = replace(made, profile=profile, policy=_windowed(policy, event.request), tools=tools)
+    if made.server_tools and made.profile.tools_json != "[]":
+        made = _with_server_tools(event, made)
     return of_client(event, made) if event.surface in {CHAT, RESPONSES} else made
+
+
+def _with_server_tools(event: ExchangeRequested, services: Services) -> Services:
+    """Return the services with functions in place of the tools that the server runs; they change nothing, and need no client."""
+    profile = services.profile
+    offered: list[Any] = []
+    own: dict[str, ServerTool] = {}
+    chosen: dict[str, str] = {}
+    for tool in profile.tools:
+        make = services.server_tools.get(tool.get("type", ""))
+        made = make(event, tool) if make is not None else None
+        name = str(made.definition["function"]["name"]) if made is not None else ""
+        if made is None:
+            offered.append(tool)
+        elif name not in own:
+            offered.append(made.definition)
+            own[name] = made
+            chosen[tool["type"]] = name
+    if not own:
+        return services
+    settings = profile.settings
+    choice = settings.get("tool_choice")
+    if isinstance(choice, dict) and choice.get("type") in chosen:
+        settings["tool_choice"] = {"type": "function", "function": {"name": chosen[choice["type"]]}}
+    profile = replace(
+        profile,
+        tools_json=json.dumps(offered, ensure_ascii=False),
+        settings_json=json.dumps(settings, ensure_ascii=False) if settings else "{}",
+        read_only=(*profile.read_only, *own),
+    )
+
+    def finish(message: Message) -> Message:
+        for each in own.values():
+            message = each.finish(message)
+        return message
+
+    functions = {name: each.function for name, each in own.items()}
+    return replace(services, profile=profile, tools={**services.tools, **functions}, finish=finish)
 
 
 def of_client(event: ExchangeRequested, services: Services) -> Services:

@@ -18,6 +18,8 @@ from ..failures import Health
 from .policy import Candidate, Policy
 
 if TYPE_CHECKING:
+    from ..conversation.events import ExchangeRequested
+    from ..conversation.messages import Message
     from ..effects import Effects
     from ..journal import MemoryFile
     from ..threads import ThreadMirror, ThreadOutbox
@@ -56,6 +58,17 @@ class Turns:
 
 
 @dataclass(frozen=True)
+class ServerTool:
+    """Hold a function that takes the place of a tool which a provider runs for its own models, such as `file_search`."""
+
+    definition: Mapping[str, Any]
+    """What the model is offered: a tool of the type `function`."""
+    function: ToolFunction
+    finish: Callable[[Message], Message] = lambda message: message
+    """Function that returns an answer with what it owes to the tool, such as citations."""
+
+
+@dataclass(frozen=True)
 class Services:
     """Hold the backends and mirrors by name, the outbox, the profile and its tools."""
 
@@ -81,6 +94,12 @@ class Services:
     answer_type: type[Any] | None = None
     """Model class that `Answer.parsed` is an object of; None if the profile says what it is."""
     tools: Mapping[str, ToolFunction] = field(default_factory=dict)
+    server_tools: Mapping[str, Callable[[ExchangeRequested, Mapping[str, Any]], ServerTool]] = field(
+        default_factory=dict
+    )
+    """Functions that return what runs a tool of a served exchange, by the type of the tool: they get its request and the tool."""
+    finish: Callable[[Message], Message] | None = None
+    """Function that returns an answer as it is journaled; None if the answer is not changed."""
     secret_of: Callable[[str], str | None] = lambda _: None
     """Function that returns the value of a secret that a tool names; None if it has none."""
     load: Callable[[], None] | None = None

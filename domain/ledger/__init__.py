@@ -20,12 +20,14 @@ if TYPE_CHECKING:
     )
     from .awaited import AsyncChat, AsyncLedger
     from .chat import Chat
+    from .files import FileRecord, FileStore
     from .ledger import Ledger
     from .own_runs import why_failed
     from .pages import Page
     from .profiles import ListedProfile, ProfileDiff
     from .run_pages import ExchangePage
     from .threads import ListedThread
+    from .vector_stores import VectorStoreRecord, VectorStores
 
 __all__ = [
     "ApiKey",
@@ -37,6 +39,8 @@ __all__ = [
     "Chat",
     "ExchangePage",
     "FailureGroups",
+    "FileRecord",
+    "FileStore",
     "LaggingThread",
     "Ledger",
     "ListedProfile",
@@ -44,6 +48,8 @@ __all__ = [
     "Page",
     "ProfileDiff",
     "ShownMemory",
+    "VectorStoreRecord",
+    "VectorStores",
     "defined_profile",
     "follow_failures",
     "memory_shown",
@@ -65,11 +71,13 @@ if not TYPE_CHECKING:
             ),
             "awaited": "AsyncChat AsyncLedger",
             "chat": "Chat",
+            "files": "FileRecord FileStore",
             "ledger": "Ledger",
             "own_runs": "why_failed",
             "pages": "Page",
             "profiles": "ListedProfile ProfileDiff",
             "run_pages": "ExchangePage",
             "threads": "ListedThread",
+            "vector_stores": "VectorStoreRecord VectorStores",
         },
     )

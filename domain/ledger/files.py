@@ -170,4 +170,3 @@ def _record(stored: e.FileStored) -> FileRecord:
         stored.timestamp,
         next(iter(stored.blobs), ""),
     )
-

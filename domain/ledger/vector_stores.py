@@ -36,7 +36,7 @@ class _State(msgspec.Struct, omit_defaults=True):
     created: str = ""
     name: str = ""
     description: str | None = None
-    metadata: dict[str, Any] = {}  # noqa: RUF012 - msgspec copies it
+    metadata: dict[str, Any] = {}
     expires_days: int | None = None
     used: str = ""
     deleted: bool = False
@@ -327,4 +327,3 @@ def _additions(
         facts = {"tenant": record.tenant, "files": [each.as_json() for each in group], "batch_id": batch_id}
         made.append((e.VectorStoreFilesAdded, facts | {"idempotency_key": idempotency_key if not made else None}))
     return made
-

@@ -500,6 +500,10 @@ class View(ABC, Generic[K, C]):
     def apply(self, transaction: ViewTransaction, generation: int, changes: C) -> None:
         """Write the changes, without reading."""
 
+    @abstractmethod
+    def read_all(self, transaction: ViewTransaction, generation: int) -> None:
+        """Read every row, to find out whether all can be read."""
+
     def prefix(self, generation: int) -> str:
         """Return the prefix of the table names of a generation."""
         return prefix(self.name, self.version, generation)

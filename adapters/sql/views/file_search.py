@@ -1,8 +1,8 @@
 """Maintain the index of the texts of files in vector stores, and rank the passages that have the words of a query.
 
 Each indexed word begins with a hash of its vector store, so that a search reads nothing of other stores. The index of the
-database finds candidates; their score is computed here from the words of the store alone, so that it is the same in every database,
-and shows nothing of other tenants.
+database finds candidates; their score is computed here from the words of the store alone, so that it is the same in every
+database, and shows nothing of other tenants.
 """
 
 from __future__ import annotations
@@ -55,24 +55,26 @@ MISSING_SHARE = 0.5
 OFTEN = 0.5
 """Number of occurrences of a word that count half, in a passage of average length."""
 
-STOP_WORDS = frozenset(
-    "a an and any are as at be been but by can could did do does for from had has have he her his how i if in into is it its many me much my "
-    "no not of on or our she should so than that the their them then there these they this to was we were what when where which who "
-    "why will with would you your".split()
-)
+STOP_WORDS = frozenset({
+    "a", "an", "and", "any", "are", "as", "at", "be", "been", "but", "by", "can", "could", "did", "do", "does", "for",
+    "from", "had", "has", "have", "he", "her", "his", "how", "i", "if", "in", "into", "is", "it", "its", "many", "me",
+    "much", "my", "no", "not", "of", "on", "or", "our", "she", "should", "so", "than", "that", "the", "their", "them",
+    "then", "there", "these", "they", "this", "to", "was", "we", "were", "what", "when", "where", "which", "who", "why",
+    "will", "with", "would", "you", "your",
+})  # fmt: skip
 """Words of English that are searched only if a query has no others; those of other languages are found by their number."""
 
 Known = dict[tuple[str, str], list[tuple[int, str]]]
 """Passages of files that are indexed, with their numbers, by the name of the store and the id of the file."""
 
 _TABLES = (
-    "CREATE TABLE {begin}passages (id {number} PRIMARY KEY, store TEXT{plain} NOT NULL, file TEXT{plain} NOT NULL, n BIGINT NOT NULL, "
+    "CREATE TABLE {begin}passages (id {number} PRIMARY KEY, store {text}, file {text}, n BIGINT NOT NULL, "
     "text TEXT NOT NULL)",
     "CREATE INDEX {begin}passages_by_file ON {begin}passages (store, file, n)",
-    "CREATE TABLE {begin}files (store TEXT{plain} NOT NULL, file TEXT{plain} NOT NULL, owned TEXT{plain} NOT NULL, passages BIGINT NOT "
+    "CREATE TABLE {begin}files (store {text}, file {text}, owned {text}, passages BIGINT NOT "
     "NULL, words BIGINT NOT NULL, PRIMARY KEY (store, file))",
     "CREATE INDEX {begin}files_by_file ON {begin}files (owned)",
-    "CREATE TABLE {begin}stores (store TEXT{plain} NOT NULL PRIMARY KEY, passages BIGINT NOT NULL, words BIGINT NOT NULL)",
+    "CREATE TABLE {begin}stores (store {text} PRIMARY KEY, passages BIGINT NOT NULL, words BIGINT NOT NULL)",
 )
 _PASSAGES = {"id": "bigint", "store": "text", "file": "text", "n": "bigint", "text": "text"}
 
@@ -151,10 +153,11 @@ class FileSearchView(View[Known, IndexChanges]):
         return sum(len(text) for each in event.texts for text, _ in each.passages)
 
     def create(self, transaction: ViewTransaction, generation: int) -> None:
-        plain, number = ("", "INTEGER") if transaction.kind == "sqlite" else (' COLLATE "C"', "BIGINT")
+        is_lite = transaction.kind == "sqlite"
+        text, number = ("TEXT NOT NULL", "INTEGER") if is_lite else ('TEXT COLLATE "C" NOT NULL', "BIGINT")
         begin = self.prefix(generation)
         for statement in (*_TABLES, *_index(transaction).tables):
-            transaction.execute(statement.format(begin=begin, plain=plain, number=number))
+            transaction.execute(statement.format(begin=begin, text=text, number=number))
 
     def load(self, transaction: ViewTransaction, generation: int, taken: Sequence[ReadEvent]) -> Known:
         """Return the passages that the events remove, whose words SQLite needs for that."""
@@ -215,7 +218,9 @@ class FileSearchView(View[Known, IndexChanges]):
                     words = [(number, index.entry(step.store, each)) for number, _, each in step.passages]
                     transaction.insert(f"{begin}words", (index.position, "words"), words)
                     counts = len(rows), sum(len(each) for _, _, each in step.passages)
-                    transaction.execute(f"INSERT INTO {begin}files VALUES (?, ?, ?, ?, ?)", (*place, step.owned, *counts))
+                    transaction.execute(
+                        f"INSERT INTO {begin}files VALUES (?, ?, ?, ?, ?)", (*place, step.owned, *counts)
+                    )
                     self._count(transaction, begin, step.store, *counts)
                 case "file":
                     gone = [(number, index.entry(step.store, each)) for number, _, each in step.passages]
@@ -242,9 +247,7 @@ class FileSearchView(View[Known, IndexChanges]):
         query = f"SELECT text FROM {self.prefix(generation)}passages WHERE store = ? AND file = ? ORDER BY n"
         return [text for (text,) in transaction.rows(query, (store, file_id))]
 
-    def search(
-        self, transaction: ViewTransaction, generation: int, files: str, wanted: FileSearch
-    ) -> list[FoundChunk]:
+    def search(self, transaction: ViewTransaction, generation: int, files: str, wanted: FileSearch) -> list[FoundChunk]:
         """Return the passages that match best; see `FileLists.search`. `files` is the table of the files of vector stores."""
         best: dict[tuple[str, str, int], FoundChunk] = {}
         for store in dict.fromkeys(wanted.stores):
@@ -270,12 +273,17 @@ class FileSearchView(View[Known, IndexChanges]):
         if not weights:
             return
         query = (
-            f"SELECT p.file, p.n, p.text, f.entry, f.attributes FROM {begin}words w JOIN {begin}passages p ON p.id = w.{index.position} "
-            f"JOIN {files} f ON f.store = p.store AND f.file = p.file WHERE {index.matches} AND p.store = ? ORDER BY {index.rank}"
+            f"SELECT p.file, p.n, p.text, f.entry, f.attributes FROM {begin}words w "
+            f"JOIN {begin}passages p ON p.id = w.{index.position} JOIN {files} f ON f.store = p.store AND f.file = p.file "
+            f"WHERE {index.matches} AND p.store = ? ORDER BY {index.rank}"
         )
-        expression = index.either([index.term(store, word) for word, number in numbers.items() if number and word in weights])
+        expression = index.either(
+            [index.term(store, word) for word, number in numbers.items() if number and word in weights]
+        )
         most = min(max(2 * wanted.limit, CANDIDATES_MIN), CANDIDATES_MAX)
-        for file_id, n, text, entry, attributes in transaction.each(query, (*index.given(expression), store, *index.ranked(expression))):
+        for file_id, n, text, entry, attributes in transaction.each(
+            query, (*index.given(expression), store, *index.ranked(expression))
+        ):
             given = json.loads(attributes)
             if not wanted.accepts(given):
                 continue
@@ -288,7 +296,9 @@ class FileSearchView(View[Known, IndexChanges]):
     def read_all(self, transaction: ViewTransaction, generation: int) -> None:
         """Read every row, to find out whether all can be read."""
         begin = self.prefix(generation)
-        for number, store, file_id, n, text in transaction.each(f"SELECT id, store, file, n, text FROM {begin}passages"):
+        for number, store, file_id, n, text in transaction.each(
+            f"SELECT id, store, file, n, text FROM {begin}passages"
+        ):
             _ = int(number), str(store), str(file_id), int(n), str(text)
         for _ in transaction.each(f"SELECT store, passages, words FROM {begin}stores"):
             pass
@@ -378,6 +388,7 @@ class _Index(Protocol):
 
     def forget(self, transaction: ViewTransaction, begin: str, store: str) -> None:
         """Remove what can be removed of a deleted store, whose passages are there for the last time."""
+        return
 
 
 class _FTS5(_Index):
@@ -448,4 +459,3 @@ def _index(transaction: ViewTransaction) -> _Index:
 
 
 _INDEXES: Mapping[str, _Index] = {"sqlite": _FTS5(), "postgresql": _TsVector()}
-

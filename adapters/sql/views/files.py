@@ -16,8 +16,8 @@ from .catching_up import Taken, View
 from .transaction import ViewTransaction
 
 _TABLES = (
-    "CREATE TABLE {begin}listed (name TEXT{plain} NOT NULL PRIMARY KEY, tenant TEXT{plain} NOT NULL, purpose TEXT{plain} NOT NULL, "
-    "created TEXT{plain} NOT NULL, number BIGINT NOT NULL, expires TEXT{plain} NOT NULL)",
+    "CREATE TABLE {begin}listed (name {text} PRIMARY KEY, tenant {text}, purpose {text}, "
+    "created {text}, number BIGINT NOT NULL, expires {text})",
     "CREATE INDEX {begin}by_created ON {begin}listed (tenant, created, number)",
     "CREATE INDEX {begin}by_purpose ON {begin}listed (tenant, purpose, created, number)",
     "CREATE INDEX {begin}by_expires ON {begin}listed (tenant, expires)",
@@ -54,9 +54,9 @@ class FilesView(View[None, ListedFiles]):
     stream_prefix = FILE
 
     def create(self, transaction: ViewTransaction, generation: int) -> None:
-        plain = "" if transaction.kind == "sqlite" else ' COLLATE "C"'
+        text = "TEXT NOT NULL" if transaction.kind == "sqlite" else 'TEXT COLLATE "C" NOT NULL'
         for statement in _TABLES:
-            transaction.execute(statement.format(begin=self.prefix(generation), plain=plain))
+            transaction.execute(statement.format(begin=self.prefix(generation), text=text))
 
     def load(self, transaction: ViewTransaction, generation: int, taken: Sequence[Taken]) -> None:
         """Do nothing: an event says all that a row has."""
@@ -94,9 +94,11 @@ class FilesView(View[None, ListedFiles]):
         Raises:
             ChangedEvent: an event was changed.
         """
-        conditions, values = "", list[str | int]()
+        conditions = ""
+        values: list[str | int] = []
         if purpose is not None:
-            conditions, values = " AND v.purpose = ?", [purpose]
+            conditions = " AND v.purpose = ?"
+            values.append(purpose)
         if after is not None:
             conditions += f" AND (v.created, v.number) {'<' if newest_first else '>'} (?, ?)"
             values += after
@@ -122,9 +124,7 @@ class FilesView(View[None, ListedFiles]):
 
     def expired(self, transaction: ViewTransaction, generation: int, tenant: str, at: str, limit: int) -> list[str]:
         """Return the ids of files that can no longer be read; see `FileLists.expired_files`."""
-        query = (
-            f"SELECT name FROM {self.prefix(generation)}listed WHERE tenant = ? AND expires <= ? ORDER BY expires LIMIT ?"
-        )
+        query = f"SELECT name FROM {self.prefix(generation)}listed WHERE tenant = ? AND expires <= ? ORDER BY expires LIMIT ?"
         begin = len(file_stream(tenant, "-")) - 1
         return [name[begin:] for (name,) in transaction.rows(query, (tenant, at, limit))]
 

@@ -108,7 +108,7 @@ class SqlViews:
         """Return the lists of files and vector stores."""
         from .file_lists import SqlFileLists
 
-        return SqlFileLists(self._read, lambda address: self._log.blobs.read(address))
+        return SqlFileLists(self._read, self._log.blobs.read)
 
     def failures(self, wanted: FailureFilter, limit: int | None = None) -> list[RecordedFailure]:
         return self._read(lambda transaction, runs: self._audit.failures(transaction, runs, wanted, limit), self._audit)

@@ -23,12 +23,11 @@ from .catching_up import Taken, View
 from .transaction import ViewTransaction
 
 _TABLES = (
-    "CREATE TABLE {begin}listed (name TEXT{plain} NOT NULL PRIMARY KEY, tenant TEXT{plain} NOT NULL, created TEXT{plain} NOT NULL, "
+    "CREATE TABLE {begin}listed (name {text} PRIMARY KEY, tenant {text}, created {text}, "
     "number BIGINT NOT NULL, completed BIGINT NOT NULL, failed BIGINT NOT NULL, bytes BIGINT NOT NULL)",
     "CREATE INDEX {begin}by_created ON {begin}listed (tenant, created, number)",
-    "CREATE TABLE {begin}files (store TEXT{plain} NOT NULL, file TEXT{plain} NOT NULL, owned TEXT{plain} NOT NULL, created TEXT{plain} "
-    "NOT NULL, number BIGINT NOT NULL, status TEXT{plain} NOT NULL, bytes BIGINT NOT NULL, batch TEXT{plain} NOT NULL, entry TEXT NOT "
-    "NULL, attributes TEXT NOT NULL, PRIMARY KEY (store, file))",
+    "CREATE TABLE {begin}files (store {text}, file {text}, owned {text}, created {text}, number BIGINT NOT NULL, "
+    "status {text}, bytes BIGINT NOT NULL, batch {text}, entry TEXT NOT NULL, attributes TEXT NOT NULL, PRIMARY KEY (store, file))",
     "CREATE INDEX {begin}files_by_created ON {begin}files (store, created, number)",
     "CREATE INDEX {begin}files_by_status ON {begin}files (store, status, created, number)",
     "CREATE INDEX {begin}files_by_batch ON {begin}files (batch, store, created, number)",
@@ -42,9 +41,9 @@ FILES_MAX = 10_000
 """More than the number of files that one event adds: the files of an event have successive numbers."""
 
 _COUNTED = (
-    "UPDATE {begin}listed SET completed = completed {sign} (SELECT count(*) FROM {begin}files f WHERE f.store = {begin}listed.name "
-    "AND {which} AND f.status = 'completed'), failed = failed {sign} (SELECT count(*) FROM {begin}files f WHERE f.store = "
-    "{begin}listed.name AND {which} AND f.status = 'failed'), bytes = bytes {sign} (SELECT coalesce(sum(f.bytes), 0) FROM "
+    "UPDATE {begin}listed SET completed = completed {sign} (SELECT count(*) FROM {begin}files f WHERE f.store = "
+    "{begin}listed.name AND {which} AND f.status = 'completed'), failed = failed {sign} (SELECT count(*) FROM {begin}files f "
+    "WHERE f.store = {begin}listed.name AND {which} AND f.status = 'failed'), bytes = bytes {sign} (SELECT coalesce(sum(f.bytes), 0) FROM "
     "{begin}files f WHERE f.store = {begin}listed.name AND {which}) WHERE {begin}listed.name IN ({stores})"
 )
 """Statement that adds files to the counts of their stores, or takes them away: `which` names them three times."""
@@ -71,9 +70,9 @@ class VectorStoresView(View[None, list[Operation]]):
     stream_prefix = (VECTOR_STORE, FILE)
 
     def create(self, transaction: ViewTransaction, generation: int) -> None:
-        plain = "" if transaction.kind == "sqlite" else ' COLLATE "C"'
+        text = "TEXT NOT NULL" if transaction.kind == "sqlite" else 'TEXT COLLATE "C" NOT NULL'
         for statement in _TABLES:
-            transaction.execute(statement.format(begin=self.prefix(generation), plain=plain))
+            transaction.execute(statement.format(begin=self.prefix(generation), text=text))
 
     def load(self, transaction: ViewTransaction, generation: int, taken: Sequence[Taken]) -> None:
         """Do nothing: an event says all that it changes."""
@@ -120,7 +119,9 @@ class VectorStoresView(View[None, list[Operation]]):
     def _add(self, transaction: ViewTransaction, begin: str, *row: Any) -> None:
         name, file_id = row[:2]
         self._remove(transaction, begin, name, file_id)
-        transaction.execute(f"INSERT INTO {begin}files ({', '.join(_FILES)}) VALUES ({', '.join('?' * len(_FILES))})", row)
+        transaction.execute(
+            f"INSERT INTO {begin}files ({', '.join(_FILES)}) VALUES ({', '.join('?' * len(_FILES))})", row
+        )
         self._count(transaction, begin, "+", "f.file = ?", (file_id,), "?", (name,))
 
     @staticmethod

@@ -1,0 +1,1 @@
+from domain.conversation.file_text import *
