@@ -37,8 +37,13 @@ def answer_calls(
     """
     calls = [_under_own_name(called, request) for called in calls]
     wish = (said or Message(Role.ASSISTANT)).replaced(tool_calls=tuple(calls))
-    if request.hands_over:
-        raise ApprovalNeeded(wish, ())
+    handed_over = tuple(called for called in calls if request.hands_over and called.name not in request.own_tools)
+    if handed_over:
+        own = tuple(called for called in calls if called not in handed_over)
+        if own:  # the caller is given a message of its own
+            yield from answer_calls(own, request, wish)
+            wish = Message(Role.ASSISTANT)
+        raise ApprovalNeeded(wish.replaced(tool_calls=handed_over), ())
     waiting = tuple(called.id for called in calls if called.name in request.profile.approval)
     if waiting:
         raise ApprovalNeeded(wish, waiting)

@@ -24,7 +24,7 @@ from . import tenants
 from .calls import Handler, Served, ServedCall, deleted_once
 from .contents import seconds, texts_in
 from .ids import new_id
-from .items import items_of, message_digits, messages_in
+from .items import is_search_result, items_of, message_digits, messages_in, search_of
 from .pages import PageQuery, page_of
 from .threads import FoundThread, delete_conversation, find_thread, version_of_message
 
@@ -195,7 +195,7 @@ def _items_between(
         while True:
             low, high = (stop, after) if newest_first else (after, stop)
             messages, has_more = lookups.messages(
-                lambda each: each.version < hidden,
+                lambda each: each.version < hidden and not is_search_result(each),
                 limit=limit,
                 newest_first=newest_first,
                 after=high if newest_first else low,
@@ -213,7 +213,7 @@ def _items_between(
 
 
 def _items(found: FoundThread, message: JournaledMessage) -> list[Json]:
-    return items_of(message, found.journal.read_blob)
+    return items_of(message, found.journal.read_blob, search_of(message))
 
 
 def _unfinished_from(found: FoundThread) -> int:

@@ -25,6 +25,7 @@ from ..wire.items import id_prefix
 from ..wire.limits import CALL_ID_MAX_CHARS, ITEM_ROLES
 from ..wire.parts import ITEM_PARTS
 from .contents import INLINE_BYTES_MAX, data_url
+from .file_search import FILE_SEARCH, NOTHING_FOUND, hits_in
 from .ids import wire_id
 
 ReadBlob = Callable[[str], Iterator[bytes]]
@@ -156,11 +157,12 @@ def _said_by_the_app(item: Json, kind: str, where: str) -> Message:
 # To items
 
 
-def items_of(message: JournaledMessage, read_blob: ReadBlob, *, text_first: bool = False) -> list[Json]:
-    """Return the items that a message is, in their order; with `text_first`, the model's text comes before its reasoning."""
-    made = [*_items(message.message, read_blob)]
-    if text_first:
-        made.sort(key=lambda each: each["type"] != "message")
+def items_of(message: JournaledMessage, read_blob: ReadBlob, search: str = "") -> list[Json]:
+    """Return the items that a message is, in their order; `search` is the name of the function that searches files."""
+    made = [
+        search_item(each["arguments"]) if _is_search(each, search) else each
+        for each in _items(message.message, read_blob)
+    ]
     counts: Counter[str] = Counter()
     for each in made:
         prefix = id_prefix(each["type"])
@@ -168,6 +170,37 @@ def items_of(message: JournaledMessage, read_blob: ReadBlob, *, text_first: bool
         counts[prefix] += 1
         each["id"] = wire_id(prefix, message.message_id) + (f"{number:02}" if number else "")
     return made
+
+
+def _is_search(item: Json, name: str) -> bool:
+    return bool(name) and item["type"] == "function_call" and item["name"] == name
+
+
+def search_item(arguments: str) -> Json:
+    """Return the item of a search that the server has made, from the arguments of the call of its function."""
+    try:
+        given = json.loads(arguments)
+    except ValueError:
+        given = {}
+    said = given if isinstance(given, dict) else {}
+    more = said.get("queries")
+    queries = [said.get("query"), *(more if isinstance(more, list) else [more])]
+    made: Json = {"id": "", "type": "file_search_call", "queries": [each for each in queries if isinstance(each, str)]}
+    return made | {"status": "completed", "results": None}
+
+
+def search_of(message: JournaledMessage) -> str:
+    """Return the name of the function with which the run of a message searched files, if its calls may be such; else empty."""
+    if message.run_id is None or message.role_name != Role.ASSISTANT.value:
+        return ""
+    return next((call.name for call in message.message.calls() if call.name.rstrip("_") == FILE_SEARCH), "")
+
+
+def is_search_result(message: JournaledMessage) -> bool:
+    """Return whether a message is what the server's search of files has found, which belongs to the item of the search."""
+    if not message.is_tool_result or message.run_id is None:
+        return False
+    return bool(hits_in(message.message.text)) or NOTHING_FOUND in message.message.text
 
 
 def message_digits(item_id: str) -> str | None:

@@ -11,11 +11,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from threadledger.domain.failures import redact
+from threadledger.domain.ids import id_behind
 
 from ..wire import ApiError, Json, events, sse
+from ..wire.item_events import item_events
 from ..wire.items import id_prefix
 from .ids import wire_id
-from .items import output_text
+from .items import output_text, search_item
 from .refusals import SERVER_ERROR
 
 FAILED_NUMBER = 2**31 - 1
@@ -52,35 +54,49 @@ class ResponseWriter:
     """The response before it has ended."""
     after: int = -1
     """Number of the newest event that the client has."""
-    message_id: str = ""
-    said: list[str] = field(default_factory=list)
+    search: str = ""
+    """Name of the function with which the server searches files."""
     position: int = -1
     """Number of the newest event."""
-    _is_first: bool = True
-    _is_open: bool = False
+    _message_id: str = ""
+    """Id of the first message of the run."""
+    _message: int = 0
+    """Number of the message of the run that is written."""
+    _said: list[str] = field(default_factory=list)
+    """Pieces of its text; none if that has not begun."""
+    _searches: int = 0
+    """Number of searches in that message so far."""
+    _items: int = 0
+    """Number of items that are complete."""
+    _start: int = -1
+    """Number of the last event before the item that is written."""
 
     def begin(self) -> Iterator[Json]:
         """Yield the events before the output."""
         for status in ("created", *(("queued",) if self.begun["background"] else ()), "in_progress"):
             state = "queued" if self.begun["background"] and status != "in_progress" else "in_progress"
             yield from self._sent({"type": f"response.{status}", "response": self.begun | {"status": state}})
+        self._start = self.position
 
     def of_part(self, part: Any) -> Iterator[Json]:
-        """Yield the events for a part of the answer; only the first message of a run is sent while it is written.
+        """Yield the events for a part of the answer.
 
         Raises:
-            ApiError: the attempt failed after its text was sent, and the next one does not continue it.
+            ApiError: the attempt failed after something of it was sent, and the next one does not continue it.
         """
+        has_sent = bool(self._said or self._items)
         match part.type:
-            case "began" if not self._is_open:
-                self.message_id = part.message_id
-            case "delta" if part.message == 0 and self._is_first:
-                yield from self._open()
-                self.said.append(part.text)
-                yield from self._sent(self._here("response.output_text.delta", delta=part.text, logprobs=[]), part.text)
-            case "tool_use":
-                self._is_first = False
-            case "started_over" if not part.continues and self.said:
+            case "began" if not has_sent:
+                self._message_id = part.message_id
+            case "delta":
+                if part.message != self._message:
+                    yield from self._complete()
+                    self._message, self._searches = part.message, 0
+                yield from self._text(part.text)
+            case "tool_use" if part.name == self.search:
+                yield from self._complete()
+                yield from self._searched(part)
+            case "started_over" if not part.continues and has_sent:
                 raise ApiError(
                     502,
                     f"The answer broke off, and no other attempt can continue it (cause {redact(part.reason)}, run "
@@ -88,8 +104,6 @@ class ResponseWriter:
                     kind=SERVER_ERROR,
                     code="stream_broken",
                 )
-            case "started_over" if not part.continues:
-                self._is_first = True
             case _:
                 pass
 
@@ -97,26 +111,45 @@ class ResponseWriter:
         """Yield the rest of the events of a response, which has ended."""
         yield from numbered(response, max(self.after, self.position))
 
-    def _open(self) -> Iterator[Json]:
-        if self._is_open:
-            return
-        self._is_open = True
-        item: Json = {
-            "id": self._item_id,
-            "type": "message",
-            "status": "in_progress",
-            "role": "assistant",
-            "content": [],
-        }
-        yield from self._sent({"type": "response.output_item.added", "output_index": 0, "item": item})
-        yield from self._sent(self._here("response.content_part.added", part=output_text("")))
+    def _text(self, text: str) -> Iterator[Json]:
+        if not self._said:
+            item = self._message_item("in_progress", [])
+            yield from self._sent({"type": "response.output_item.added", "output_index": self._items, "item": item})
+            yield from self._sent(self._here("response.content_part.added", part=output_text("")))
+        self._said.append(text)
+        yield from self._sent(self._here("response.output_text.delta", delta=text, logprobs=[]), text)
 
-    @property
-    def _item_id(self) -> str:
-        return wire_id(id_prefix("message"), self.message_id)
+    def _complete(self) -> Iterator[Json]:
+        """Yield the end of the text that is written, because something else follows it."""
+        if self._said:
+            yield from self._whole(self._message_item("completed", [output_text("".join(self._said))]))
+            self._said = []
+
+    def _searched(self, part: Any) -> Iterator[Json]:
+        item_id = self._id("file_search_call") + (f"{self._searches:02}" if self._searches else "")
+        self._searches += 1
+        yield from self._whole(search_item(part.arguments) | {"id": item_id})
+
+    def _whole(self, item: Json) -> Iterator[Json]:
+        """Yield the events of a complete item that were not sent yet."""
+        number = self._start
+        for event in item_events(item, self._items):
+            number += len(event["delta"]) if event["type"].endswith(DELTA) else 1
+            if number > self.position:
+                self.position = number - 1
+                yield from self._sent(event)
+        self._items += 1
+        self._start = self.position
+
+    def _id(self, kind: str) -> str:
+        return wire_id(id_prefix(kind), id_behind(self._message_id, self._message))
+
+    def _message_item(self, status: str, content: list[Json]) -> Json:
+        return {"id": self._id("message"), "type": "message", "status": status, "role": "assistant", "content": content}
 
     def _here(self, kind: str, **fields: Any) -> Json:
-        return {"type": kind, "item_id": self._item_id, "output_index": 0, "content_index": 0, **fields}
+        where = {"item_id": self._id("message"), "output_index": self._items, "content_index": 0}
+        return {"type": kind, **where, **fields}
 
     def _sent(self, event: Json, text: str | None = None) -> Iterator[Json]:
         begun = self.position

@@ -15,8 +15,9 @@ from threadledger.domain.ids import now, to_iso
 
 from ..wire import Json, objects
 from .contents import seconds, texts_in
+from .file_search import Hit, hits_in, search_name
 from .items import ReadBlob, items_of
-from .response_requests import response_tool, settings_shown
+from .response_requests import SEARCH_RESULTS, response_tool, settings_shown
 from .run_objects import error_object
 
 if TYPE_CHECKING:
@@ -182,10 +183,10 @@ def response_object(found: ServedResponse, profile: Profile | None, read_blob: R
     made["reasoning"] = {"effort": None, "summary": None} | (shown.get("reasoning") or {})
     if not found.ended:
         return made | objects.UNFINISHED | {"status": found.status}
-    return made | _end_of(found, read_blob)
+    return made | _end_of(found, read_blob, search_name(profile.tools) if profile is not None else "")
 
 
-def _end_of(found: ServedResponse, read_blob: ReadBlob) -> Json:
+def _end_of(found: ServedResponse, read_blob: ReadBlob, search: str) -> Json:
     state: Json = {"status": found.ended, "usage": usage_of(found) if found.completed else None}
     if found.ended == "completed" and found.ended_at is not None:
         state["completed_at"] = seconds(found.ended_at)
@@ -195,18 +196,37 @@ def _end_of(found: ServedResponse, read_blob: ReadBlob) -> Json:
     if found.ended == "failed":
         state["error"] = error_object(found.failed)
     if found.completed:
-        state["output"] = output_of(found, read_blob)
+        state["output"] = output_of(found, read_blob, search)
     return state
 
 
-def output_of(found: ServedResponse, read_blob: ReadBlob) -> list[Json]:
-    """Return the items that a response produced; in a streamed one, the text of a message comes before its reasoning."""
-    return [
-        item
-        for each in found.said
-        if each.tool_call_id is None
-        for item in items_of(_placed(each), read_blob, text_first=found.is_streamed)
-    ]
+def output_of(found: ServedResponse, read_blob: ReadBlob, search: str = "") -> list[Json]:
+    """Return the items that a response produced.
+
+    In a streamed one, what is sent while it is written comes first: a client was told their places.
+    """
+    results = {each.tool_call_id: restore_message(each).text for each in found.said if each.tool_call_id is not None}
+    items: list[Json] = []
+    for event in found.said:
+        if event.tool_call_id is not None:
+            continue
+        message = _placed(event)
+        own = items_of(message, read_blob, search)
+        searches = (each for each in own if each["type"] == "file_search_call")
+        calls = (call for call in message.message.calls() if call.name == search)
+        for item, call in zip(searches, calls, strict=False):
+            if SEARCH_RESULTS in (found.request.request.get("include") or ()):
+                item["results"] = [_result(hit) for hit in hits_in(results.get(call.id, ""))]
+        items += own
+    return sorted(items, key=lambda each: each["type"] not in WHILE_WRITTEN) if found.is_streamed else items
+
+
+WHILE_WRITTEN = frozenset({"message", "file_search_call"})
+"""Types of items that are sent while the answer is written."""
+
+
+def _result(hit: Hit) -> Json:
+    return {"file_id": hit.file_id, "filename": hit.filename, "score": hit.score, "text": hit.text, "attributes": {}}
 
 
 def _placed(event: e.MessageJournaled) -> JournaledMessage:

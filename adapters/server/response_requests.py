@@ -13,17 +13,20 @@ from typing import Any
 from threadledger.domain.conversation import Profile, parse_profile
 from threadledger.domain.conversation.messages import Message, Role
 from threadledger.domain.errors import InvalidProfile
+from threadledger.domain.ledger import VectorStores
 from threadledger.domain.memory.rendering import results_left_out
 
-from ..wire import Json, bodies, validation
-from ..wire.errors import bad_request
+from ..wire import Json, bodies, store_bodies, validation
+from ..wire.errors import bad_request, missing
 from ..wire.limits import CHAT_TOOLS_MAX
 from ..wire.options import RESPONSE_OPTIONS, check_options
 from .calls import Served, ServedCall
-from .hosted_tools import checked_choice, checked_tools, require_dropping
+from .file_search import FILE_SEARCH
+from .hosted_tools import SERVER_RUN, checked_choice, checked_tools, require_dropping
 from .ids import new_id
 from .items import messages_in
 from .limits import RESPONSE_SECONDS, RESPONSE_WINDOWS
+from .vector_stores import no_such_store
 
 RESPONSE = "resp_"
 
@@ -44,6 +47,9 @@ SHOWN = (
     *("reasoning", "max_tool_calls", "top_logprobs", "tool_choice", "max_output_tokens"),
 )
 """Fields that the object of the response shows as they were given."""
+
+SEARCH_RESULTS = "file_search_call.results"
+"""What `include` names to see what a search of files found."""
 
 SHOWN_CHARS_MAX = 1_024
 """Length up to which the JSON of such a field is recorded, in characters."""
@@ -96,6 +102,7 @@ def wanted_response(served: Served, call: ServedCall) -> WantedResponse:
     previous = validation.optional_string(body, "previous_response_id")
     if body.get("prompt") is not None:
         require_dropping("prompt", served.settings, "prompt")
+    stores = searched_stores(served, call, body.get("tools"))
     profile, dropped = _profile(served, body)
     response_id = new_id(RESPONSE, call.request_key)
     is_streamed = validation.flag(body, "stream")
@@ -106,6 +113,8 @@ def wanted_response(served: Served, call: ServedCall) -> WantedResponse:
     request |= {"shown": shown} if (shown := _shown(body)) else {}
     request |= {"losses": losses} if (losses := [f"option:{name}" for name in NOT_GIVEN if body.get(name)]) else {}
     request |= {"dropped": dropped} if dropped else {}
+    request |= {"vector_store_ids": stores} if stores else {}
+    request |= {"include": include} if (include := _included(body)) else {}
     return WantedResponse(
         response_id,
         validation.optional_string(body, "model") or None,
@@ -120,6 +129,36 @@ def wanted_response(served: Served, call: ServedCall) -> WantedResponse:
         is_background,
         is_streamed,
     )
+
+
+def _included(body: Json) -> list[str]:
+    """Return what the object of the response shows besides, if the server knows it."""
+    return [each for each in body.get("include") or () if each == SEARCH_RESULTS]
+
+
+def searched_stores(served: Served, call: ServedCall, tools: Any) -> list[str]:
+    """Return the vector stores that a search of files in these tools names, checked.
+
+    Raises:
+        ApiError: a 400, or a 404 because a vector store is not the caller's.
+    """
+    found: list[str] = []
+    stores = VectorStores(served.journal_of(call.caller))
+    for index, tool in enumerate(tools if isinstance(tools, list) else ()):
+        if not isinstance(tool, dict) or tool.get("type") != FILE_SEARCH:
+            continue
+        where = f"tools[{index}]"
+        if tool.get("vector_store_ids") is None:
+            raise missing(f"{where}.vector_store_ids")
+        for place, each in enumerate(validation.array(tool["vector_store_ids"], f"{where}.vector_store_ids")):
+            name = validation.string(each, f"{where}.vector_store_ids[{place}]")
+            if stores.get(call.caller.tenant, name) is None:
+                raise no_such_store(name)
+            found.append(name)
+        store_bodies.results_max(tool.get("max_num_results"), f"{where}.max_num_results")
+        store_bodies.score_min(tool.get("ranking_options"), f"{where}.ranking_options")
+        store_bodies.condition_of(tool.get("filters"), f"{where}.filters")
+    return list(dict.fromkeys(found))
 
 
 def _seconds(body: Json) -> float:
@@ -144,8 +183,8 @@ def _shown(body: Json) -> Json:
 
 def _profile(served: Served, body: Json) -> tuple[Profile, list[str]]:
     """Return the profile of a request, and the types of the tools that were left out."""
-    tools, dropped = checked_tools(body.get("tools"), served.settings, maximum=CHAT_TOOLS_MAX)
-    functions = [chat_tool(tool) for tool in tools]
+    tools, dropped = checked_tools(body.get("tools"), served.settings, maximum=CHAT_TOOLS_MAX, own=SERVER_RUN)
+    functions = [tool if tool["type"] in SERVER_RUN else chat_tool(tool) for tool in tools]
     choice = body.get("tool_choice")
     if isinstance(choice, dict) and choice.get("type") in ("function", "custom") and "name" in choice:
         choice = {"type": choice["type"], str(choice["type"]): {"name": choice["name"]}}
@@ -184,7 +223,9 @@ def chat_tool(tool: Json) -> Json:
 
 
 def response_tool(tool: Json) -> Json:
-    """Return a function of a profile in the form of Responses."""
+    """Return a tool of a profile in the form of Responses."""
+    if tool.get("type") != "function":
+        return tool
     function = tool.get("function") or {}
     names = {"description": None, "parameters": None, "strict": None}
     return {

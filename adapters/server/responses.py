@@ -27,6 +27,7 @@ from ..wire.pages import not_in_list
 from . import tenants
 from .calls import Handler, Served, ServedCall, deleted_once
 from .chat_objects import refusal_of_failure
+from .file_search import search_name
 from .items import items_of, messages_in
 from .live_runs import LISTEN_SECONDS, LiveRun
 from .pages import PageQuery, page_of
@@ -267,7 +268,8 @@ def _frames(
         if response.ended:
             yield framed(numbered(found.object(), after)) + sse.frame(sse.DONE)
             return
-        writer = ResponseWriter(found.object(), after)
+        search = search_name(found.profile.tools) if found.profile is not None else ""
+        writer = ResponseWriter(found.object(), after, search)
         yield framed(writer.begin())
         for parts in _until_ended(served, call, found, live):
             yield framed(event for part in parts for event in writer.of_part(part))

@@ -32,6 +32,8 @@ class BackendRequest:
     """Pairs of text for the provider, besides the ids that a backend sends itself."""
     extra: Mapping[str, Any] = field(default_factory=dict)
     """Parameters that a backend sends as they are if it speaks Chat Completions, and that another one lacks."""
+    own_tools: Sequence[str] = ()
+    """Functions among `tools` that are called here even if the caller answers the others."""
     hands_over: bool = False
     """Whether the run ends with the calls of a model, `ApprovalNeeded`, because the caller answers them."""
     thread_id: str | None = None

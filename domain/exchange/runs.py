@@ -261,6 +261,7 @@ class Runs:
             metadata=self._services.metadata,
             tools=self._mode.tools() if self._mode.tools is not None else self._services.tools,
             extra=self._services.extra,
+            own_tools=self._services.own_tools,
             hands_over=self._services.hands_over,
             secret_of=self._services.secret_of,
             stream=self._stream,

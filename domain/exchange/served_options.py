@@ -75,7 +75,9 @@ def _with_server_tools(event: ExchangeRequested, services: Services) -> Services
         return message
 
     functions = {name: each.function for name, each in own.items()}
-    return replace(services, profile=profile, tools={**services.tools, **functions}, finish=finish)
+    return replace(
+        services, profile=profile, tools={**services.tools, **functions}, own_tools=tuple(own), finish=finish
+    )
 
 
 def of_client(event: ExchangeRequested, services: Services) -> Services:

@@ -98,6 +98,8 @@ class Services:
         default_factory=dict
     )
     """Functions that return what runs a tool of a served exchange, by the type of the tool: they get its request and the tool."""
+    own_tools: Sequence[str] = ()
+    """Functions that stand for tools of the server, and are called here even if the caller answers the other calls."""
     finish: Callable[[Message], Message] | None = None
     """Function that returns an answer as it is journaled; None if the answer is not changed."""
     secret_of: Callable[[str], str | None] = lambda _: None

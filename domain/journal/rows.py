@@ -129,23 +129,14 @@ class EventMapper(Mapper[str]):
                 values.update(_places_of(event))
             elif event.message_id[:MOMENT_CHARS] != event.event_id[:MOMENT_CHARS]:  # it was made before, for a stream
                 values["addresses"] = addresses_of((event.message_id,), event.timestamp)
-        elif type(event) is ConversationStarted:
-            if event.origin:
-                values["addresses"] = addresses_of(ids_of_thread(event.origin), event.timestamp)
-        elif isinstance(event, KEYED) and event.idempotency_key is not None:
-            values["idempotency_key"] = indexed(event.idempotency_key)
-            if type(event) is ExchangeRequested and (name := _name_of_response(event)):
-                values["addresses"] = (indexed(name),)
-        elif type(event) is ResponseDeleted:
-            values["addresses"] = (indexed(event.response_id),)
-        elif type(event) is MessageDescribed:
-            values["addresses"] = (described_address(event.message_id),)
-        elif type(event) is ExchangeDescribed:
-            values["addresses"] = (described_address(event.exchange_id),)
-        elif type(event) is ToolResourcesDescribed:
-            values["addresses"] = (resources_address(event.originator_id),)
-        elif isinstance(event, CompletionStored | CompletionDeleted):
-            values["addresses"] = (indexed(event.completion_id),)
+        elif type(event) is ConversationStarted and event.origin:
+            values["addresses"] = addresses_of(ids_of_thread(event.origin), event.timestamp)
+        else:
+            if isinstance(event, KEYED) and event.idempotency_key is not None:
+                values["idempotency_key"] = indexed(event.idempotency_key)
+            name_of = _ADDRESSED.get(type(event))
+            if name_of is not None and (name := name_of(event)):
+                values["addresses"] = (name,)
         return row
 
     def to_domain_event(self, stored_event: StoredEvent) -> Event:
@@ -154,12 +145,6 @@ class EventMapper(Mapper[str]):
         at, schema = getattr(stored, "at", ""), getattr(stored, "schema", ASCII_SCHEMA)
         place = getattr(stored, "id", 0), str(stored.originator_id), stored.originator_version
         return restore((*place, stored.topic, stored.state, getattr(stored, "event_id", ""), at, schema))
-
-
-def _name_of_response(event: ExchangeRequested) -> str:
-    """Return the id under which the response to a request can be read; empty if it cannot."""
-    name = event.request.get("response_id") if event.request.get("store") is not False else None
-    return name if isinstance(name, str) else ""
 
 
 KEYED = (RunStarted, ExchangeRequested, AssistantDefined, FileStored, VectorStoreDefined, VectorStoreFilesAdded)
@@ -366,3 +351,21 @@ def refuse_changed(stream: str | None, version: int | None, position: int | None
 
 
 _encode = msgspec.json.Encoder().encode
+
+
+def _name_of_response(event: ExchangeRequested) -> str:
+    """Return the address of the response to a request; empty if it cannot be read."""
+    name = event.request.get("response_id") if event.request.get("store") is not False else None
+    return indexed(name) if isinstance(name, str) else ""
+
+
+_ADDRESSED: Mapping[type[Event], Callable[[Any], str]] = {
+    ExchangeRequested: _name_of_response,
+    ResponseDeleted: lambda event: indexed(event.response_id),
+    MessageDescribed: lambda event: described_address(event.message_id),
+    ExchangeDescribed: lambda event: described_address(event.exchange_id),
+    ToolResourcesDescribed: lambda event: resources_address(event.originator_id),
+    CompletionStored: lambda event: indexed(event.completion_id),
+    CompletionDeleted: lambda event: indexed(event.completion_id),
+}
+"""Functions that return the address of an event in the index, by the class of the event."""

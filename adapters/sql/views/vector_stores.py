@@ -27,7 +27,8 @@ _TABLES = (
     "number BIGINT NOT NULL, completed BIGINT NOT NULL, failed BIGINT NOT NULL, bytes BIGINT NOT NULL)",
     "CREATE INDEX {begin}by_created ON {begin}listed (tenant, created, number)",
     "CREATE TABLE {begin}files (store {text}, file {text}, owned {text}, created {text}, number BIGINT NOT NULL, "
-    "status {text}, bytes BIGINT NOT NULL, batch {text}, entry TEXT NOT NULL, attributes TEXT NOT NULL, PRIMARY KEY (store, file))",
+    "status {text}, bytes BIGINT NOT NULL, batch {text}, entry TEXT NOT NULL, attributes TEXT NOT NULL, "
+    "PRIMARY KEY (store, file))",
     "CREATE INDEX {begin}files_by_created ON {begin}files (store, created, number)",
     "CREATE INDEX {begin}files_by_status ON {begin}files (store, status, created, number)",
     "CREATE INDEX {begin}files_by_batch ON {begin}files (batch, store, created, number)",
@@ -43,8 +44,9 @@ FILES_MAX = 10_000
 _COUNTED = (
     "UPDATE {begin}listed SET completed = completed {sign} (SELECT count(*) FROM {begin}files f WHERE f.store = "
     "{begin}listed.name AND {which} AND f.status = 'completed'), failed = failed {sign} (SELECT count(*) FROM {begin}files f "
-    "WHERE f.store = {begin}listed.name AND {which} AND f.status = 'failed'), bytes = bytes {sign} (SELECT coalesce(sum(f.bytes), 0) FROM "
-    "{begin}files f WHERE f.store = {begin}listed.name AND {which}) WHERE {begin}listed.name IN ({stores})"
+    "WHERE f.store = {begin}listed.name AND {which} AND f.status = 'failed'), bytes = bytes {sign} "
+    "(SELECT coalesce(sum(f.bytes), 0) FROM {begin}files f WHERE f.store = {begin}listed.name AND {which}) "
+    "WHERE {begin}listed.name IN ({stores})"
 )
 """Statement that adds files to the counts of their stores, or takes them away: `which` names them three times."""
 
