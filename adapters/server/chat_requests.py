@@ -22,6 +22,7 @@ from ..wire.fields import CHAT_PART_FIELDS, COMPLETION_FIELDS
 from ..wire.limits import CHAT_ROLES, CHAT_TOOLS_MAX
 from . import tenants
 from .calls import Served, ServedCall
+from .files import with_files
 from .hosted_tools import checked_choice, checked_search, checked_tools, losses_of
 from .ids import header_text, new_id
 
@@ -137,7 +138,8 @@ def wanted_completion(served: Served, call: ServedCall) -> WantedCompletion:
             "unsupported_value",
         )
     key, completion_id = _conversation_of(call, metadata)
-    profile, sent_profile, messages, options, dropped = _read(served, body)
+    profile, sent_profile, given, options, dropped = _read(served, body)
+    messages = [with_files(served, call.caller, each) for each in given]
     streaming = body.get("stream_options")
     return WantedCompletion(
         key,

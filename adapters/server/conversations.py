@@ -23,6 +23,7 @@ from ..wire.pages import not_in_list
 from . import tenants
 from .calls import Handler, Served, ServedCall, deleted_once
 from .contents import seconds, texts_in
+from .files import with_files
 from .ids import new_id
 from .items import is_search_result, items_of, message_digits, messages_in, search_of
 from .pages import PageQuery, page_of
@@ -50,7 +51,7 @@ def _given_items(served: Served, call: ServedCall) -> list[Message]:
     """Return the messages that the items of a request say, with the data in them stored."""
     given = validation.array(call.body.get("items") or [], "items", CONVERSATION_ITEMS_PER_CALL_MAX)
     journal = served.journal_of(call.caller)
-    return [journal.keep(each) for each in messages_in(given, "items")]
+    return [journal.keep(with_files(served, call.caller, each, "items")) for each in messages_in(given, "items")]
 
 
 def create(served: Served, call: ServedCall) -> Json:

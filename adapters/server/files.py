@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from itertools import chain
 from pathlib import Path
 
+from threadledger.domain.conversation.attachments import media_type_of, part_for
 from threadledger.domain.conversation.files import ListPlace
+from threadledger.domain.conversation.messages import Message
+from threadledger.domain.conversation.parts import File, Part, Verbatim, part_of
 from threadledger.domain.ids import now
 from threadledger.domain.journal import Journal
 from threadledger.domain.journal.blobs import CHUNK_BYTES
 from threadledger.domain.ledger import FileRecord, FileStore
 
-from ..wire import Json, errors, limits, objects, shapes, validation
+from ..wire import ApiError, Json, errors, limits, objects, shapes, validation
 from ..wire.errors import bad_request, missing
 from ..wire.pages import given_limit, not_in_list
 from .calls import Caller, Handler, Served, ServedCall, ServedFile, deleted_once
@@ -144,6 +148,44 @@ def file_of(served: Served, caller: Caller, file_id: str, param: str | None = "i
     if found is None:
         raise errors.no_such_file(file_id, param)
     return FoundFile(found, journal)
+
+
+def with_files(served: Served, caller: Caller, message: Message, param: str | None = None) -> Message:
+    """Return a message with the bytes of the files that it names by the ids of this server.
+
+    `param` is the field of the message. Without it, other ids stay as they are: the provider may know them.
+
+    Raises:
+        ApiError: a 404, because a file is not the caller's.
+    """
+    if not isinstance(message.content, tuple):
+        return message
+    parts = tuple(_with_file(served, caller, part, param) for part in message.content)
+    return message.replaced(content=parts) if parts != message.content else message
+
+
+def _with_file(served: Served, caller: Caller, part: Part, param: str | None) -> Part:
+    named = part.file_id if isinstance(part, File) else _image_id(part)
+    if not named:
+        return part
+    try:
+        found = file_of(served, caller, named, param)
+    except ApiError:
+        if param is None:
+            return part
+        raise
+    pieces = found.read()
+    begin = next(pieces, b"")
+    media_type = media_type_of(begin[:16], found.record.filename)
+    kept = found.journal.blobs.add(chain([begin], pieces))
+    return part_of(part_for(kept, media_type, found.record.filename), str)
+
+
+def _image_id(part: Part) -> str:
+    """Return the file that an image of a request names, in the forms of Responses."""
+    given = part.as_json() if isinstance(part, Verbatim) else {}
+    name = given.get("file_id") if given.get("type") == "input_image" else None
+    return name if isinstance(name, str) else ""
 
 
 def file_object(record: FileRecord) -> Json:

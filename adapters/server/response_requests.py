@@ -22,6 +22,7 @@ from ..wire.limits import CHAT_TOOLS_MAX
 from ..wire.options import RESPONSE_OPTIONS, check_options
 from .calls import Served, ServedCall
 from .file_search import FILE_SEARCH
+from .files import with_files
 from .hosted_tools import SERVER_RUN, checked_choice, checked_tools, require_dropping
 from .ids import new_id
 from .items import messages_in
@@ -119,7 +120,7 @@ def wanted_response(served: Served, call: ServedCall) -> WantedResponse:
         response_id,
         validation.optional_string(body, "model") or None,
         profile,
-        messages_in(body["input"], "input") if body.get("input") is not None else [],
+        input_messages(served, call),
         conversation,
         previous,
         request,
@@ -129,6 +130,16 @@ def wanted_response(served: Served, call: ServedCall) -> WantedResponse:
         is_background,
         is_streamed,
     )
+
+
+def input_messages(served: Served, call: ServedCall) -> list[Message]:
+    """Return the messages of a request's input, with the files that they name.
+
+    Raises:
+        ApiError: a 400, or a 404 because a file is not the caller's.
+    """
+    given = messages_in(call.body["input"], "input") if call.body.get("input") is not None else []
+    return [with_files(served, call.caller, each, "input") for each in given]
 
 
 def _included(body: Json) -> list[str]:

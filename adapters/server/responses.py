@@ -35,7 +35,7 @@ from .refusals import AGAIN, SERVER_ERROR
 from .request_keys import key_given
 from .response_events import ResponseWriter, framed, numbered
 from .response_objects import ServedResponse, folded_response, response_object
-from .response_requests import WantedResponse, wanted_response
+from .response_requests import WantedResponse, input_messages, wanted_response
 
 if TYPE_CHECKING:
     from .threads import FoundThread
@@ -416,7 +416,7 @@ def count_input_tokens(served: Served, call: ServedCall) -> Json:
     elif previous is not None:
         found = _previous(served, call, previous)
         count = journal.memory(found.key, leaf=found.response.last[1]).estimated_tokens()
-    given = messages_in(body["input"], "input") if body.get("input") is not None else []
+    given = input_messages(served, call)
     instructions = validation.optional_string(body, "instructions") or ""
     if instructions:
         given = [*messages_in([{"role": "system", "content": instructions}], "instructions"), *given]

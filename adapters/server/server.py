@@ -228,6 +228,7 @@ def open_server(ledger: Ledger, settings: Settings, keys: KeyLookup | None = Non
     """
     serve = settings.serve
     serve.require_backends(tuple(dict.fromkeys((*BACKENDS, *settings.named))))
+    ledger.journal.blobs.writes_evenly = True
     runner = Runner(ledger, options.get("limits"))
     requests = RequestKeys(runner)
     hooks = Hooks(requests.begin, requests.sent, requests.unsent)

@@ -37,6 +37,8 @@ class Database(Connections):
 
     renewal: Renewal
     """What extends the claims of this process; set with the first claim."""
+    writes_blobs_evenly = False
+    """See `BlobStore.writes_evenly`."""
     blob_files: Callable[[], BlobFiles] | None = None
     """Function that returns where the bytes of blobs are, if not in the database."""
 

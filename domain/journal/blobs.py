@@ -61,6 +61,9 @@ class StoredBlob(Struct, frozen=True):
 class BlobStore(Protocol):
     """Store bytes of attachments once each, under their hash, in chunks of `CHUNK_BYTES`."""
 
+    writes_evenly: bool
+    """Whether bytes that are stored already are written again, so that the time says nothing of what other tenants store."""
+
     def add(self, chunks: Iterable[bytes]) -> Blob:
         """Store the bytes of these chunks, which may have any size, and return their address and size.
 

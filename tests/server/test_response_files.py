@@ -1,0 +1,173 @@
+"""Files in responses: searched by the server with citations, or named by their id in the input."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import openai
+import pytest
+from openai import OpenAI
+
+from threadledger.adapters.sql.connections import Transaction
+from threadledger.domain.conversation import events as e
+from threadledger.domain.ledger import Ledger
+
+from .chat_only import ChatOnly
+
+PIXEL = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNk+A8AAQUBAScY42YAAAAASUVORK5CYII=")
+WEATHER: Any = {"type": "function", "name": "weather", "parameters": {"type": "object", "properties": {}}}
+HANDBOOK = b"# Returns\nReturns take five days after the parcel has arrived.\n"
+
+
+class Searching(ChatOnly):
+    """Call every function that is offered, and cite the first passage that was found."""
+
+    def answer_to(self, body: Any) -> tuple[Any, str]:
+        last = body["messages"][-1]
+        names = [tool["function"]["name"] for tool in body.get("tools") or []]
+        if last["role"] == "tool":
+            found = json.loads(last["content"]).get("results") if last["content"].startswith("{") else None
+            marker = found[0]["marker"] if found else ""
+            return {"role": "assistant", "content": f"It takes five days{marker}."}, "stop"
+        if not names:
+            return super().answer_to(body)
+        calls = [
+            {
+                "id": f"call_{name}",
+                "type": "function",
+                "function": {"name": name, "arguments": '{"query": "days returns"}'},
+            }
+            for name in names
+        ]
+        return {"role": "assistant", "content": "Let me look.", "tool_calls": calls}, "tool_calls"
+
+
+@pytest.fixture
+def upstream() -> Iterator[ChatOnly]:
+    with Searching() as running:
+        yield running
+
+
+@pytest.fixture
+def server(open_api: Callable[..., Any]) -> Any:
+    return open_api(retries=0)
+
+
+@pytest.fixture
+def api(server: Any) -> Iterator[OpenAI]:
+    with OpenAI(base_url=server.base_url, api_key="any", max_retries=0, _strict_response_validation=True) as sdk:
+        yield sdk
+
+
+@pytest.fixture
+def search(api: OpenAI) -> Any:
+    """Return the tool that searches a handbook."""
+    file = api.files.create(file=("handbook.md", HANDBOOK), purpose="assistants")
+    return {"type": "file_search", "vector_store_ids": [api.vector_stores.create(file_ids=[file.id]).id]}
+
+
+def ask(api: OpenAI, said: Any = "How long do returns take?", **options: Any) -> Any:
+    return api.responses.create(model="m", input=said, **options)
+
+
+def test_a_search_is_an_item_and_what_it_found_is_cited(api: OpenAI, search: Any) -> None:
+    answer = ask(api, tools=[search], include=["file_search_call.results"])
+    before, found, message = answer.output
+    assert (before.content[0].text, found.type, found.queries) == ("Let me look.", "file_search_call", ["days returns"])
+    assert [each.filename for each in found.results] == ["handbook.md"]
+    [citation] = message.content[0].annotations
+    assert (citation.type, citation.filename, citation.file_id) == (
+        "file_citation",
+        "handbook.md",
+        found.results[0].file_id,
+    )
+    assert message.content[0].text[citation.index :].startswith("【1†handbook.md】")
+    assert ask(api, tools=[search]).output[1].results is None
+
+
+def test_a_stream_shows_the_search_where_the_finished_response_has_it(api: OpenAI, search: Any) -> None:
+    events = [*ask(api, tools=[search], stream=True)]
+    done = [each.item for each in events if each.type == "response.output_item.done"]
+    assert [each.id for each in done] == [each.id for each in events[-1].response.output]
+    again = [*api.responses.retrieve(events[-1].response.id, stream=True)]
+
+    def without_text(all_of_them: list[Any]) -> list[Any]:
+        shown = (each.model_dump() for each in all_of_them if not each.type.endswith(".delta"))
+        return [{name: value for name, value in each.items() if name != "response"} for each in shown]
+
+    assert without_text(events) == without_text(again)
+
+
+def test_what_the_model_searched_is_in_the_conversation_as_one_item(api: OpenAI, search: Any) -> None:
+    conversation = api.conversations.create()
+    ask(api, tools=[search], conversation=conversation.id)
+    listed: list[Any] = [*api.conversations.items.list(conversation.id, order="asc", limit=1)]
+    assert [each.type for each in listed] == ["message", "message", "file_search_call", "message"]
+    one: Any = api.conversations.items.retrieve(listed[2].id, conversation_id=conversation.id)
+    assert one.queries == ["days returns"]
+
+
+def test_the_calls_of_a_message_are_divided_between_the_server_and_the_client(
+    api: OpenAI, search: Any, ledger: Ledger
+) -> None:
+    called = ask(api, tools=[search, WEATHER])
+    assert [each.type for each in called.output] == ["message", "file_search_call", "function_call"]
+    result: Any = {"type": "function_call_output", "call_id": called.output[2].call_id, "output": "Sunny"}
+    answer = ask(api, [result], tools=[search, WEATHER], previous_response_id=called.id)
+    assert answer.output_text == "It takes five days."
+    said = [each.event for each in ledger.events() if isinstance(each.event, e.MessageJournaled)]
+    calls = [call["id"] for each in said for call in each.tool_calls]
+    assert sorted(calls) == sorted(each.tool_call_id for each in said if each.role == "tool")
+
+
+def test_a_store_that_is_not_the_callers_is_refused(api: OpenAI) -> None:
+    with pytest.raises(openai.NotFoundError, match="vs_none"):
+        ask(api, tools=[{"type": "file_search", "vector_store_ids": ["vs_none"]}])
+    with pytest.raises(openai.BadRequestError, match="vector_store_ids"):
+        ask(api, tools=[{"type": "file_search"}])
+
+
+@pytest.mark.parametrize("part", ["input_image", "input_file"])
+def test_a_file_is_named_by_its_id_in_the_input(api: OpenAI, upstream: ChatOnly, part: str) -> None:
+    file = api.files.create(file=("pixel.png", PIXEL), purpose="vision")
+    said = [
+        {"role": "user", "content": [{"type": "input_text", "text": "What is it?"}, {"type": part, "file_id": file.id}]}
+    ]
+    ask(api, said)
+    sent = upstream.requests[-1]["messages"][0]["content"][1]
+    assert sent["image_url"]["url"] == f"data:image/png;base64,{base64.b64encode(PIXEL).decode()}"
+    api.files.delete(file.id)
+    with pytest.raises(openai.NotFoundError, match="No such File object"):
+        ask(api, said)
+
+
+def test_a_chat_completion_names_files_of_the_server_too(api: OpenAI, upstream: ChatOnly) -> None:
+    file = api.files.create(file=("pixel.png", PIXEL), purpose="vision")
+    content: Any = [{"type": "text", "text": "What is it?"}, {"type": "file", "file": {"file_id": file.id}}]
+    api.chat.completions.create(model="m", messages=[{"role": "user", "content": content}])
+    assert upstream.requests[-1]["messages"][0]["content"][1]["type"] == "image_url"
+
+
+def test_bytes_that_another_tenant_has_stored_are_written_by_the_same_statements(
+    api: OpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    executed: list[str] = []
+    execute = Transaction.execute
+
+    def counted(self: Any, statement: str, values: Any = ()) -> Any:
+        executed.append(statement)
+        return execute(self, statement, values)
+
+    monkeypatch.setattr(Transaction, "execute", counted)
+    url = f"data:image/png;base64,{base64.b64encode(PIXEL + b'x' * 2_000_000).decode()}"
+    said = [{"role": "user", "content": [{"type": "input_image", "image_url": url, "detail": "auto"}]}]
+    written: list[list[str]] = []
+    for _ in range(2):
+        executed.clear()
+        ask(api, said)
+        written.append([each for each in executed if "INTO blob" in each])
+    assert written[0] == written[1]
+    assert len(written[0]) == 3  # the blob and its two chunks
