@@ -27,6 +27,9 @@ MODEL = "gpt-5.5"
 HELLO: Json = {"role": "user", "content": "How is the weather?"}
 NOTE: Json = {"metadata": {"note": "changed"}}
 WEATHER = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}}}
+RESPONSES_WEATHER = {"type": "function", "name": "weather", "parameters": {"type": "object", "properties": {}}}
+ASKING: Json = {"model": MODEL, "input": [HELLO]}
+RESULT: Json = {"type": "function_call_output", "call_id": "{call_id}", "output": "sunny"}
 
 SERVED = tuple(each for each in (*ROUTES, *OWN_ROUTES) if each.operation in HANDLERS)
 """Routes that have a handler."""
@@ -47,6 +50,22 @@ BODIES: Mapping[str, tuple[Json, ...]] = {
         {"model": MODEL, "messages": [HELLO], "store": True, "metadata": {"conversation": "{conversation}"}},
     ),
     "modify_completion": (NOTE,),
+    "create_conversation": ({"items": [HELLO], "metadata": {"note": "new"}},),
+    "modify_conversation": (NOTE,),
+    "create_items": ({"items": [HELLO]},),
+    "create_response": (
+        ASKING,
+        ASKING | {"background": True},
+        ASKING | {"conversation": "{conversation_id}"},
+        ASKING | {"conversation": {"id": "{conversation_id}"}},
+        ASKING | {"previous_response_id": "{response_id}"},
+        {"model": MODEL, "input": [RESULT], "previous_response_id": "{calling_response_id}"},
+    ),
+    "count_input_tokens": (
+        ASKING,
+        ASKING | {"conversation": "{conversation_id}"},
+        ASKING | {"previous_response_id": "{response_id}"},
+    ),
 }
 """Bodies by operation; one that streams is sent with `stream` too."""
 
@@ -61,8 +80,13 @@ LISTED = {
     "list_run_steps": "step_id",
     "list_completions": "completion_id",
     "list_completion_messages": "completion_message_id",
+    "list_items": "item_id",
+    "list_input_items": "input_item_id",
 }
 """Kinds of what lists have: `after` and `before` name one of them."""
+
+STREAMED: Mapping[str, Json] = {"retrieve_response": {"stream": "true", "starting_after": "0"}}
+"""Queries of what is read as a stream."""
 
 FILTERS: Mapping[str, Json] = {"list_messages": {"run_id": "{run_id}"}}
 """Queries of lists that leave out all objects but those of another one: of one that does not exist, the list is empty."""
@@ -70,8 +94,8 @@ FILTERS: Mapping[str, Json] = {"list_messages": {"run_id": "{run_id}"}}
 NAMES = frozenset({"conversation"})
 """What a request may name although it does not exist: it is created, for each tenant its own."""
 
-OF_WAITING = frozenset({"cancel_run", "submit_tool_outputs"})
-"""Operations on a run that waits for results of functions."""
+OF_WAITING = frozenset({"cancel_run", "submit_tool_outputs", "cancel_response"})
+"""Operations on a run that waits for results of functions, or on a response in the background."""
 
 NO_IDS = frozenset({"model"})
 """Parameters of paths that name nothing of a tenant."""
@@ -80,22 +104,26 @@ FIELDS_WITH_IDS = {
     "assistant_id": "an assistant",
     "tool_outputs": "calls of functions",
     "metadata": "a conversation, in requests for completions",
+    "conversation": "a conversation",
+    "previous_response_id": "a response",
+    "input": "calls of functions",
 }
-FIELDS_WITH_CONTENT = frozenset({"content", "messages", "additional_messages", "thread"})
+FIELDS_WITH_CONTENT = frozenset({"content", "messages", "additional_messages", "thread", "items", "input"})
 """Fields with content parts, which could refer to stored bytes."""
 
 FIELDS_WITHOUT_IDS = frozenset({
-    "attachments", "audio", "description", "frequency_penalty", "function_call", "functions", "instructions",
-    "additional_instructions", "logit_bias", "logprobs", "max_completion_tokens", "max_prompt_tokens", "max_tokens",
-    "modalities", "model", "moderation", "n", "name", "output", "parallel_tool_calls", "prediction",
-    "presence_penalty", "prompt_cache_key", "prompt_cache_options", "prompt_cache_retention", "reasoning_effort",
-    "response_format", "role", "safety_identifier", "seed", "service_tier", "stop", "store", "stream",
-    "stream_options", "temperature", "tool_choice", "tool_resources", "tools", "top_logprobs", "top_p",
-    "truncation_strategy", "user", "verbosity", "web_search_options",
+    "attachments", "audio", "background", "background_options", "context_management", "description",
+    "frequency_penalty", "function_call", "functions", "include", "instructions", "additional_instructions",
+    "logit_bias", "logprobs", "max_completion_tokens", "max_output_tokens", "max_prompt_tokens", "max_tokens",
+    "max_tool_calls", "modalities", "model", "moderation", "n", "name", "output", "parallel_tool_calls", "personality",
+    "prediction", "presence_penalty", "prompt", "prompt_cache_key", "prompt_cache_options", "prompt_cache_retention",
+    "reasoning", "reasoning_effort", "response_format", "role", "safety_identifier", "seed", "service_tier", "stop",
+    "store", "stream", "stream_options", "temperature", "text", "tool_choice", "tool_resources", "tools",
+    "top_logprobs", "top_p", "truncation", "truncation_strategy", "user", "verbosity", "web_search_options",
 })  # fmt: skip
-"""Fields that name nothing in the ledger. Files and vector stores are the provider's, and not served."""
+"""Fields that name nothing in the ledger. Files, vector stores and prompts are the provider's, and not served."""
 
-QUERIES_WITHOUT_IDS = frozenset({"limit", "order", "stream", "model", "metadata", "include[]"})
+QUERIES_WITHOUT_IDS = frozenset({"limit", "order", "stream", "starting_after", "model", "metadata", "include[]"})
 HEADERS_WITHOUT_IDS = frozenset({"x-stainless-poll-helper", "idempotency-key", "x-stainless-retry-count"})
 
 
@@ -159,7 +187,7 @@ def templates(route: Route) -> Iterator[Template]:
     path = {name: f"{{{begin}{name}}}" for name in names}
     listed = f"{{{LISTED[operation]}}}" if operation in LISTED else ""
     pages: list[Json] = [{"after": listed}, {"before": listed}] if listed else []
-    queries = [{}, *pages, *([FILTERS[operation]] if operation in FILTERS else [])]
+    queries = [{}, *pages, *(each[operation] for each in (FILTERS, STREAMED) if operation in each)]
     bodies: tuple[Any, ...] = BODIES.get(operation, ({} if route.method == "POST" else None,))
     if route.streams and "stream" in route.fields:
         bodies = (*bodies, *({**each, "stream": True} for each in bodies))
