@@ -21,7 +21,7 @@ from threadledger.domain.errors import InvalidMessage
 
 from ..wire import ApiError, Json, validation
 from ..wire.errors import bad_request, missing, wrong_type, wrong_value
-from ..wire.items import id_prefix
+from ..wire.items import ITEM_TYPES, id_prefix
 from ..wire.limits import CALL_ID_MAX_CHARS, ITEM_ROLES
 from ..wire.parts import ITEM_PARTS
 from .contents import INLINE_BYTES_MAX, data_url
@@ -84,6 +84,8 @@ def _kind_of(item: Json, where: str) -> str:
             "item itself, or continue by 'previous_response_id' or 'conversation'.",
             param=where,
         )
+    if kind not in ITEM_TYPES and not is_of_the_model(item, kind):  # a model's newer items are kept as they are
+        raise wrong_value(f"{where}.type", kind, ITEM_TYPES)
     return str(kind)
 
 

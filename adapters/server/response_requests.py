@@ -20,6 +20,7 @@ from ..wire import Json, bodies, store_bodies, validation
 from ..wire.errors import bad_request, missing
 from ..wire.limits import CHAT_TOOLS_MAX
 from ..wire.options import RESPONSE_OPTIONS, check_options
+from ..wire.shapes import anything, boolean, mapping, nullable, record, text, whole
 from .calls import Served, ServedCall
 from .file_search import FILE_SEARCH
 from .files import with_files
@@ -55,8 +56,17 @@ SEARCH_RESULTS = "file_search_call.results"
 SHOWN_CHARS_MAX = 1_024
 """Length up to which the JSON of such a field is recorded, in characters."""
 
+FUNCTION_FIELDS = record(
+    {"type": anything, "name": text()},
+    {"description": nullable(text()), "parameters": nullable(mapping(anything)), "strict": nullable(boolean)},
+    closed=False,
+)
+"""Check of a function, which the object of the response shows; what else the provider would refuse of it is not known here."""
+
+OWN_CHOICES = frozenset({"function", "custom", "allowed_tools"})
 OWN_OPTIONS = {
-    name: check for name, check in RESPONSE_OPTIONS.items() if name not in {"tools", "tool_choice", *NOT_GIVEN}
+    **{name: check for name, check in RESPONSE_OPTIONS.items() if name not in {"tools", "tool_choice"}},
+    "max_tool_calls": whole(0),
 }
 
 
@@ -195,8 +205,13 @@ def _shown(body: Json) -> Json:
 def _profile(served: Served, body: Json) -> tuple[Profile, list[str]]:
     """Return the profile of a request, and the types of the tools that were left out."""
     tools, dropped = checked_tools(body.get("tools"), served.settings, maximum=CHAT_TOOLS_MAX, own=SERVER_RUN)
+    for index, tool in enumerate(body.get("tools") or ()):
+        if tool["type"] == "function":
+            FUNCTION_FIELDS(tool, f"tools[{index}]")
     functions = [tool if tool["type"] in SERVER_RUN else chat_tool(tool) for tool in tools]
     choice = body.get("tool_choice")
+    if choice is not None and not (isinstance(choice, dict) and choice.get("type") not in OWN_CHOICES):
+        RESPONSE_OPTIONS["tool_choice"](choice, "tool_choice")
     if isinstance(choice, dict) and choice.get("type") in ("function", "custom") and "name" in choice:
         choice = {"type": choice["type"], str(choice["type"]): {"name": choice["name"]}}
     if not (isinstance(choice, dict) and choice.get("type") == "allowed_tools"):
