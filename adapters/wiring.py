@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from threadledger.domain.conversation.messages import Usage
     from threadledger.domain.effects import Effects
     from threadledger.domain.exchange import Backend, BackendOptions, Candidate, Policy, Services, ToolFunction
-    from threadledger.domain.exchange.services import ServerTool
+    from threadledger.domain.exchange.served import ServerTool
     from threadledger.domain.journal import Observer
     from threadledger.domain.journal.blobs import BlobFiles
     from threadledger.domain.journal.uploads import Uploads
@@ -171,7 +171,7 @@ def _services(
 
 
 def _file_search(journal: Journal, event: ExchangeRequested, tool: Mapping[str, Any]) -> ServerTool:
-    from .server.file_search import server_tool
+    from .server import server_tool
 
     return server_tool(journal, event, tool)
 

@@ -41,11 +41,23 @@ OPEN_MODULES = {
             "tenants",
             "assistants",
             "completions",
+            "files",
+            "file_text",
         )
     ),
     *(
         f"threadledger.domain.journal.{name}"
-        for name in ("blobs", "budgets", "uploads", "places", "descriptions", "outcomes", "lookups", "served_notes")
+        for name in (
+            "blobs",
+            "budgets",
+            "uploads",
+            "places",
+            "descriptions",
+            "outcomes",
+            "lookups",
+            "served_notes",
+            "file_lists",
+        )
     ),
     *(f"threadledger.domain.memory.{name}" for name in ("rendering", "sending", "tree")),
     *(
@@ -60,7 +72,7 @@ FUNCTION_LINES_MAX = 70
 FACE_NAMES_MAX = 30
 DOMAIN_FACE_NAMES_MAX = 80
 ROOM_PAIRS_MAX = 30
-LOADED_LINES_MAX = 16_300
+LOADED_LINES_MAX = 16_450
 """Maximum lines of our modules that `open()` and one question load, which replace SQLAlchemy and pydantic on SQLite."""
 
 FAMILIES = {"httpx2": "openai", "h11": "uvicorn"}

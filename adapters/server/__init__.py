@@ -6,6 +6,7 @@ from threadledger.domain.faces import lazy_face
 
 if TYPE_CHECKING:
     from .calls import Caller, Served, ServedCall
+    from .file_search import server_tool
     from .serve_settings import ServeSettings, parse_serve, target_of
     from .server import Server, open_server, require_path
 
@@ -18,6 +19,7 @@ __all__ = [
     "open_server",
     "parse_serve",
     "require_path",
+    "server_tool",
     "target_of",
 ]
 
@@ -26,6 +28,7 @@ if not TYPE_CHECKING:
         __name__,
         {
             "calls": "Caller Served ServedCall",
+            "file_search": "server_tool",
             "serve_settings": "ServeSettings parse_serve target_of",
             "server": "Server open_server require_path",
         },

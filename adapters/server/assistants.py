@@ -8,18 +8,16 @@ from dataclasses import replace
 from typing import Any
 
 from threadledger.domain.conversation import Profile
-from threadledger.domain.conversation.assistants import CreatedPlace
 from threadledger.domain.ledger import AssistantRecord, AssistantStore
 
 from ..wire import Json, bodies, objects
 from ..wire.errors import no_such
-from ..wire.pages import not_in_list
 from ..wire.validation import required_string
 from .calls import Handler, Served, ServedCall, deleted_once
 from .file_search import FILE_SEARCH
 from .hosted_tools import SERVER_RUN, checked_tools
 from .ids import new_id
-from .pages import PageQuery, page_of
+from .pages import PageQuery, page_of, places_in
 from .tool_resources import check_search_tools, resources_of, stores_in
 
 SETTINGS = ("temperature", "top_p", "reasoning_effort", "response_format")
@@ -61,13 +59,7 @@ def list_assistants(served: Served, call: ServedCall) -> Json:
     """Return a page of the caller's assistants (GET /assistants)."""
     query, assistants = PageQuery.of(call.query), _assistants(served, call)
 
-    def place(param: str, assistant_id: str | None) -> CreatedPlace | None:
-        found = assistants.place(call.caller.tenant, assistant_id) if assistant_id is not None else None
-        if found is None and assistant_id is not None:
-            raise not_in_list(assistant_id, param)
-        return found
-
-    after, before = place("after", query.after), place("before", query.before)
+    after, before = places_in(query, lambda name: assistants.place(call.caller.tenant, name))
     found, has_more = assistants.page(call.caller.tenant, query.limit, query.newest_first, after, before)
     return page_of([assistant_object(each) for each in found], query, has_more)
 
@@ -139,7 +131,9 @@ def _changed(record: AssistantRecord, served: Served, call: ServedCall) -> Assis
         model=given.get("model", record.model),
         profile=_profile(record.profile, given),
         description=given.get("description", record.description),
-        tool_resources=resources if "tool_resources" in body else record.tool_resources,
+        tool_resources={**(given["tool_resources"] or {}), **resources}
+        if "tool_resources" in given
+        else record.tool_resources,
         dropped=tuple(dict.fromkeys(left_out)),
         metadata=given.get("metadata", record.metadata),
     )

@@ -18,7 +18,7 @@ from threadledger.domain.conversation import key_of
 from threadledger.domain.conversation.files import FileSearch, FoundChunk
 from threadledger.domain.conversation.messages import Message, restore_message
 from threadledger.domain.conversation.tenants import tenant_of
-from threadledger.domain.exchange.services import ServerTool
+from threadledger.domain.exchange.served import ServerTool
 from threadledger.domain.ledger import VectorStoreRecord, VectorStores
 
 from ..wire import Json

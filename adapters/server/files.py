@@ -9,7 +9,6 @@ from itertools import chain
 from pathlib import Path
 
 from threadledger.domain.conversation.attachments import media_type_of, part_for
-from threadledger.domain.conversation.files import ListPlace
 from threadledger.domain.conversation.messages import Message
 from threadledger.domain.conversation.parts import File, Part, Verbatim, part_of
 from threadledger.domain.ids import now
@@ -19,10 +18,10 @@ from threadledger.domain.ledger import FileRecord, FileStore
 
 from ..wire import ApiError, Json, errors, limits, objects, shapes, validation
 from ..wire.errors import bad_request, missing
-from ..wire.pages import given_limit, not_in_list
+from ..wire.pages import given_limit
 from .calls import Caller, Handler, Served, ServedCall, ServedFile, deleted_once
 from .ids import new_id
-from .pages import PageQuery, page_of
+from .pages import PageQuery, page_of, places_in
 
 FILE = "file-"
 FILENAME_MAX_CHARS = 255
@@ -72,13 +71,9 @@ def list_(served: Served, call: ServedCall) -> Json:
     """Return a page of the caller's files, of one purpose if the query names one (GET /files)."""
     query, files = PageQuery.of(call.query), FileStore(served.journal_of(call.caller))
     limit = min(max(given_limit(call.query, limits.FILES_PAGE_MAX), 1), limits.FILES_PAGE_MAX)
-    after: ListPlace | None = None
-    if query.after is not None:
-        after = files.place(call.caller.tenant, query.after)
-        if after is None:
-            raise not_in_list(query.after, "after")
-    purpose = call.query.get("purpose") or None
-    found, has_more = files.page(call.caller.tenant, limit, query.newest_first, after, purpose)
+    tenant, purpose = call.caller.tenant, call.query.get("purpose") or None
+    after, before = places_in(query, lambda name: files.place(tenant, name))
+    found, has_more = files.page(tenant, limit, query.newest_first, after, before, purpose)
     return page_of([file_object(each) for each in found], query, has_more)
 
 

@@ -7,13 +7,13 @@ nearest one that is allowed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
 from ..wire import Json
 from ..wire.limits import PAGE_DEFAULT, PAGE_MAX
-from ..wire.pages import envelope, given_limit
+from ..wire.pages import envelope, given_limit, not_in_list
 from ..wire.validation import one_of
 
 
@@ -54,6 +54,23 @@ class PageQuery:
     def reads_newest_first(self) -> bool:
         """Return whether objects are read from newer to older ones, whatever the order in which they are shown."""
         return self.newest_first != self.from_end
+
+
+def places_in(
+    query: PageQuery, place: Callable[[str], tuple[str, int] | None]
+) -> tuple[tuple[str, int] | None, tuple[str, int] | None]:
+    """Return the places of the objects that a page follows and that follow it; None for what the query does not name.
+
+    Raises:
+        ApiError: a 400, because the list has no such object.
+    """
+    found: list[tuple[str, int] | None] = []
+    for param, name in (("after", query.after), ("before", query.before)):
+        at = place(name) if name is not None else None
+        if at is None and name is not None:
+            raise not_in_list(name, param)
+        found.append(at)
+    return found[0], found[1]
 
 
 def page_of(items: Sequence[Json], query: PageQuery, has_more: bool | None = None) -> Json:

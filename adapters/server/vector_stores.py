@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -13,11 +13,10 @@ from threadledger.domain.ledger import FileRecord, FileStore, VectorStoreRecord,
 
 from ..wire import Json, objects, store_bodies, validation
 from ..wire.errors import ApiError, bad_request, missing, no_such, no_such_file
-from ..wire.pages import not_in_list
 from .calls import Handler, Served, ServedCall, deleted_once
 from .file_search import FileQuery, found_in
 from .ids import new_id
-from .pages import PageQuery, page_of
+from .pages import PageQuery, page_of, places_in
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -56,7 +55,7 @@ def create(served: Served, call: ServedCall) -> Json:
 def list_(served: Served, call: ServedCall) -> Json:
     """Return a page of the caller's vector stores (GET /vector_stores)."""
     query, stores, tenant = PageQuery.of(call.query), _stores(served, call), call.caller.tenant
-    after, before = _places(query, lambda name: stores.lists.store_place(tenant, name))
+    after, before = places_in(query, lambda name: stores.lists.store_place(tenant, name))
     found, has_more = stores.page(tenant, query.limit, query.newest_first, after, before)
     return page_of([store_object(stores, each) for each in found], query, has_more)
 
@@ -264,21 +263,6 @@ def _file(stores: VectorStores, record: VectorStoreRecord, file_id: str) -> Stor
     return found
 
 
-def _places(query: PageQuery, place: Callable[[str], ListPlace | None]) -> tuple[ListPlace | None, ListPlace | None]:
-    """Return the places that a page follows, and that follows it.
-
-    Raises:
-        ApiError: a 400, because the list has no such object.
-    """
-    found: list[ListPlace | None] = []
-    for param, name in (("after", query.after), ("before", query.before)):
-        at = place(name) if name is not None else None
-        if at is None and name is not None:
-            raise not_in_list(name, param)
-        found.append(at)
-    return found[0], found[1]
-
-
 def _page(call: ServedCall, stores: VectorStores, record: VectorStoreRecord, batch_id: str | None = None) -> Json:
     query, lists = PageQuery.of(call.query), stores.lists
     status = call.query.get("filter") or None
@@ -287,10 +271,9 @@ def _page(call: ServedCall, stores: VectorStores, record: VectorStoreRecord, bat
 
     def place(file_id: str) -> ListPlace | None:
         found = lists.store_file(record.stream, file_id)
-        is_listed = found is not None and (batch_id is None or found.batch_id == batch_id)
-        return found.place if found is not None and is_listed else None
+        return found.place if found is not None else None
 
-    after, before = _places(query, place)
+    after, before = places_in(query, place)
     begin, end = (before, None) if query.from_end else (after, before)
     found = lists.store_files(
         record.stream, query.limit + 1, query.reads_newest_first, begin, end, status=status, batch_id=batch_id
@@ -380,17 +363,16 @@ def _file_object(record: VectorStoreRecord, file: StoreFile) -> Json:
 
 
 def _batch_object(stores: VectorStores, record: VectorStoreRecord, batch_id: str) -> Json:
-    """Return the object of a batch: what the store has of it now.
+    """Return the object of a batch: how many of its files could be searched when they were added.
 
     Raises:
-        ApiError: a 404, because the store has no file of it.
+        ApiError: a 404.
     """
-    first = stores.lists.store_files(record.stream, 1, newest_first=False, batch_id=batch_id) if batch_id else []
-    if not first:
+    found = stores.lists.batch(record.stream, batch_id)
+    if found is None:
         raise no_such("file batch", batch_id)
-    counts = stores.lists.batch_counts(record.stream, batch_id)
-    created = _seconds_of(first[0].created_at)
-    return objects.file_batch(batch_id, created, record.store_id, (counts.completed, counts.failed))
+    counts = found.completed, found.failed
+    return objects.file_batch(batch_id, _seconds_of(found.created_at), record.store_id, counts)
 
 
 def _seconds(moment: datetime | None) -> int | None:

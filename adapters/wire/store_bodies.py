@@ -102,8 +102,6 @@ def batch_files(body: Json) -> list[tuple[str, Json, tuple[int, int]]]:
     """Return the files of a batch: their ids, attributes and chunking, given for all, or for each in `files`."""
     if body.get("files") is None:
         ids = file_ids(body, BATCH_FILES_MAX)
-        if not ids:
-            raise missing("file_ids")
         return [(each, attributes_of(body), chunking_of(body)) for each in ids]
     if body.get("file_ids") is not None:
         raise bad_request(
@@ -119,8 +117,6 @@ def batch_files(body: Json) -> list[tuple[str, Json, tuple[int, int]]]:
             raise missing(f"{where}file_id")
         name = string(given["file_id"], f"{where}file_id")
         found[name] = name, attributes_of(given, where), chunking_of(given, where)
-    if not found:
-        raise missing("files")
     return list(found.values())
 
 

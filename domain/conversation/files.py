@@ -23,7 +23,7 @@ UNSUPPORTED, INVALID, SERVER = "unsupported_file", "invalid_file", "server_error
 
 
 class Chunking(NamedTuple):
-    """Say how the text of a file is divided for a search, in tokens of about four bytes."""
+    """Define how the text of a file is divided for a search, in tokens of about four bytes."""
 
     size: int = 800
     overlap: int = 400
@@ -46,7 +46,7 @@ class StoreFile:
     error: tuple[str, str] | None = None
     """Code and message of why it cannot be searched."""
     blob: str = ""
-    batch_id: str | None = None
+    """Address of its bytes, behind the `PREFIX_BYTES` other ones."""
     number: int = 0
 
     @property
@@ -67,7 +67,7 @@ class StoreFile:
         return entry | ({"error": {"code": self.error[0], "message": self.error[1]}} if self.error is not None else {})
 
 
-def store_file(entry: Mapping[str, Any], created_at: str, number: int, batch_id: str | None) -> StoreFile:
+def store_file(entry: Mapping[str, Any], created_at: str, number: int) -> StoreFile:
     """Return the file of an entry of `VectorStoreFilesAdded`."""
     chunking, error = entry.get("chunking") or {}, entry.get("error")
     return StoreFile(
@@ -80,18 +80,27 @@ def store_file(entry: Mapping[str, Any], created_at: str, number: int, batch_id:
         Chunking(int(chunking.get("size", Chunking().size)), int(chunking.get("overlap", Chunking().overlap))),
         (str(error["code"]), str(error["message"])) if error else None,
         str(entry.get("blob", "")),
-        batch_id,
         number,
     )
 
 
 @dataclass(frozen=True)
 class FileCounts:
-    """Count the files of a vector store, or of a batch."""
+    """Count the files of a vector store."""
 
     completed: int = 0
     failed: int = 0
     text_bytes: int = 0
+
+
+class FileBatch(NamedTuple):
+    """Describe a batch of files that was added to a vector store."""
+
+    created_at: str
+    """When it was added (ISO 8601)."""
+    completed: int
+    """Number of files that could be searched then."""
+    failed: int
 
 
 @dataclass(frozen=True)

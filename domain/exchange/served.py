@@ -27,11 +27,12 @@ from .served_options import RESPONSES
 
 if TYPE_CHECKING:
     from ..conversation import Conversation, ConversationState, Profile
-    from ..conversation.messages import Parent
+    from ..conversation.messages import Message, Parent
     from ..effects import Effects
     from ..journal import Also, Journal
     from ..journal.lookups import Lookups
     from .answer import Answer
+    from .backend import ToolFunction
     from .conversing import Conversing
     from .services import Services
 
@@ -40,6 +41,17 @@ NEWER_REQUEST = "a newer request came before the results of its tool calls"
 
 SECONDS_LEFT_MIN = 0.05
 """Least time limit of an exchange that is continued shortly before its deadline, in seconds."""
+
+
+@dataclass(frozen=True)
+class ServerTool:
+    """Hold a function that takes the place of a tool which a provider runs for its own models, such as `file_search`."""
+
+    definition: Mapping[str, Any]
+    """What the model is offered: a tool of the type `function`."""
+    function: ToolFunction
+    finish: Callable[[Message], Message] = lambda message: message
+    """Function that returns an answer with what it owes to the tool, such as citations."""
 
 
 NewRequest = tuple[e.ExchangeRequested, "Profile"]

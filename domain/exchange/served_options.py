@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from ..conversation.messages import Message
     from .options import ExchangeOptions
     from .policy import Policy
-    from .services import ServerTool, Services
+    from .served import ServerTool
+    from .services import Services
 
 
 CHAT, RESPONSES = "chat", "responses"

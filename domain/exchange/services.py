@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ..journal import MemoryFile
     from ..threads import ThreadMirror, ThreadOutbox
     from .backend import Backend, ToolFunction
+    from .served import ServerTool
 
 
 class Turns:
@@ -55,17 +56,6 @@ class Turns:
             waiting.remove(ticket)
             if not waiting:
                 del self._waiting[key]
-
-
-@dataclass(frozen=True)
-class ServerTool:
-    """Hold a function that takes the place of a tool which a provider runs for its own models, such as `file_search`."""
-
-    definition: Mapping[str, Any]
-    """What the model is offered: a tool of the type `function`."""
-    function: ToolFunction
-    finish: Callable[[Message], Message] = lambda message: message
-    """Function that returns an answer with what it owes to the tool, such as citations."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from ..conversation.events import FileStored
-    from ..conversation.files import FileCounts, FileSearch, FoundChunk, ListPlace, StoreFile
+    from ..conversation.files import FileBatch, FileCounts, FileSearch, FoundChunk, ListPlace, StoreFile
 
 
 class FileLists(Protocol):
@@ -19,11 +19,15 @@ class FileLists(Protocol):
         limit: int,
         newest_first: bool = True,
         after: ListPlace | None = None,
+        until: ListPlace | None = None,
         *,
         purpose: str | None = None,
         at: str = "",
     ) -> list[FileStored]:
-        """Return the next `limit` files of a tenant after a place that can be read at a time (ISO 8601)."""
+        """Return the next `limit` files of a tenant after a place and before another one.
+
+        Those that can no longer be read at a time (ISO 8601) are left out.
+        """
         ...
 
     def file_place(self, tenant: str, file_id: str) -> ListPlace | None:
@@ -53,8 +57,8 @@ class FileLists(Protocol):
         """Count the files of the vector store with this stream."""
         ...
 
-    def batch_counts(self, stream: str, batch_id: str) -> FileCounts:
-        """Count the files that a vector store has of a batch."""
+    def batch(self, stream: str, batch_id: str) -> FileBatch | None:
+        """Return a batch of files that was added to the vector store with this stream; None if there is no such batch."""
         ...
 
     def store_files(

@@ -131,13 +131,19 @@ class FileStore:
         limit: int,
         newest_first: bool = True,
         after: ListPlace | None = None,
+        before: ListPlace | None = None,
         purpose: str | None = None,
     ) -> tuple[list[FileRecord], bool]:
-        """Return a page of the files of a tenant by their creation, and whether there are more."""
-        at = to_iso(now())
-        lists = self._journal.views.files
-        found = lists.files(tenant, limit + 1, newest_first, after, purpose=purpose, at=at)
-        return [_record(each) for each in found[:limit]], len(found) > limit
+        """Return a page of the files of a tenant by their creation, and whether there are more.
+
+        The page begins after the place `after` and ends before `before`. With `before` alone, it ends right there.
+        """
+        from_end = before is not None and after is None
+        begin, end = (before, None) if from_end else (after, before)
+        lists, at = self._journal.views.files, to_iso(now())
+        found = lists.files(tenant, limit + 1, newest_first != from_end, begin, end, purpose=purpose, at=at)
+        kept = found[:limit][::-1] if from_end else found[:limit]
+        return [_record(each) for each in kept], len(found) > limit
 
     def remove_expired(self, tenant: str, limit: int) -> None:
         """Delete files of a tenant that have expired, at most `limit`."""

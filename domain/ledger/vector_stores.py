@@ -219,8 +219,10 @@ class VectorStores:
         return None
 
     def _change(self, tenant: str, store_id: str, facts: Sequence[_Facts], also: Also | None) -> bool:
-        """Append events to the stream of a vector store; return False if there is no such store."""
-        is_there = False
+        """Append events to the stream of a vector store; return False, with nothing noted, if there is no such store."""
+        is_there = self._found(tenant, store_id) is not None
+        if not is_there:
+            return False
 
         def decide(state: _State | None) -> Sequence[_Facts]:
             nonlocal is_there
@@ -314,10 +316,10 @@ def _additions(
     idempotency_key: str | None = None,
 ) -> list[_Facts]:
     """Return the events that add files; the texts of each event are at most `EVENT_TEXT_BYTES_MAX`, or that of one file."""
-    groups: list[list[StoreFile]] = []
+    groups: list[list[StoreFile]] = [[]] if batch_id is not None else []
     size = 0
     for each in files:
-        if not groups or size + each.text_bytes > EVENT_TEXT_BYTES_MAX:
+        if not groups or (groups[-1] and size + each.text_bytes > EVENT_TEXT_BYTES_MAX):
             groups.append([])
             size = 0
         groups[-1].append(each)

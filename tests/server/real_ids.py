@@ -64,6 +64,12 @@ class RealObjects:
                 return self._ids(f"/conversations/{self._conversation}/items")[0]
             case "resp_677efb5139a88190b512bc3fef8e535d" | "response_id" | "previous_response_id":
                 return self._response
+            case "file_id" | "file-abc123" | "string":
+                return self._files[0]
+            case "vector_store_id" | "vs_abc123":
+                return self._store
+            case "batch_id" | "vsfb_abc123":
+                return str(self._batch["id"])
             case "after" | "before":
                 return self._listed[0 if literal == "after" else -1]
         raise AssertionError(f"no id takes the place of {literal!r}")
@@ -128,9 +134,27 @@ class RealObjects:
         messages = [{"role": "assistant", "content": text} for text in ("Hello", "How can I help?")]
         return [self._post("/chat/completions", model=MODEL, messages=messages, store=True)["id"] for _ in range(2)]
 
+    @cached_property
+    def _files(self) -> list[str]:
+        given = {"files": {"file": ("notes.txt", b"How is the weather?")}, "data": {"purpose": "assistants"}}
+        return [str(self._made(self._http.post("/files", **given))["id"]) for _ in range(2)]
+
+    @cached_property
+    def _store(self) -> str:
+        return str(self._post("/vector_stores", file_ids=self._files)["id"])
+
+    @cached_property
+    def _batch(self) -> Json:
+        return self._post(f"/vector_stores/{self._store}/file_batches", file_ids=self._files)
+
     @property
     def _listed(self) -> list[str]:
         """The ids in the list that a test reads, oldest first."""
+        if self._url.endswith("/files"):
+            _ = self._batch if "/file_batches/" in self._url else self._store if self._url != "/files" else ""
+            return self._files
+        if self._url.endswith("/vector_stores"):
+            return [str(self._post("/vector_stores")["id"]) for _ in range(2)]
         path = self._url
         for literal in ("thread_id", "conv_123", "response_id"):
             path = path.replace(f"/{literal}", f"/{self.named(literal)}") if f"/{literal}" in path else path
@@ -153,7 +177,10 @@ class RealObjects:
         return [str(each["id"]) for each in answer.json()["data"]]
 
     def _post(self, path: str, **body: Any) -> Json:
-        answer = self._http.post(path, json=body)
+        return self._made(self._http.post(path, json=body))
+
+    @staticmethod
+    def _made(answer: httpx2.Response) -> Json:
         assert answer.status_code == 200, answer.text
         made: Json = answer.json()
         return made
@@ -162,6 +189,7 @@ class RealObjects:
 LITERALS = frozenset({
     "assistant_id", "completion_id", "thread_id", "message_id", "run_id", "step_id", "tool_call_id",
     "conv_123", "msg_abc", "resp_677efb5139a88190b512bc3fef8e535d", "response_id",
+    "file_id", "file-abc123", "vector_store_id", "vs_abc123", "batch_id", "vsfb_abc123",
 })  # fmt: skip
 CURSORS = frozenset({"after", "before", "run_id"})
 
@@ -183,7 +211,21 @@ def replace_ids(url: str, query: Any, body: Any, real: Any) -> tuple[str, Any, A
             body["conversation"] = real("conversation")
         if body.get("previous_response_id") in ("previous_response_id", "resp_123"):
             body["previous_response_id"] = real("previous_response_id")
+        body = _with_files(body, real)
     return path, query, body
+
+
+def _with_files(value: Any, real: Any) -> Any:
+    """Return a body with real ids of files and vector stores, wherever it names one."""
+    if isinstance(value, list):
+        return [_with_files(each, real) for each in value]
+    if not isinstance(value, dict):
+        return value
+    found = {name: each if name == "metadata" else _with_files(each, real) for name, each in value.items()}
+    for name, kind in (("file_ids", "file_id"), ("vector_store_ids", "vector_store_id")):
+        if found.get(name) == ["string"]:
+            found[name] = [real(kind)]
+    return found | ({"file_id": real("file_id")} if found.get("file_id") == "file_id" else {})
 
 
 def _with_call(output: Any, real: Any) -> Any:
@@ -197,7 +239,10 @@ def _http() -> Iterator[httpx2.Client]:
 
 
 @pytest.fixture(autouse=True)
-def _real_ids(_http: httpx2.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+def _real_ids(_http: httpx2.Client, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    if "respx2_mock" in request.fixturenames:  # the test answers its request itself
+        return
+
     def replaced(options: Any) -> Any:
         objects = RealObjects(options.url, _http)
         url, query, body = replace_ids(options.url, options.params, options.json_data, objects.named)

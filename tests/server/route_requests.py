@@ -31,18 +31,34 @@ RESPONSES_WEATHER = {"type": "function", "name": "weather", "parameters": {"type
 ASKING: Json = {"model": MODEL, "input": [HELLO]}
 RESULT: Json = {"type": "function_call_output", "call_id": "{call_id}", "output": "sunny"}
 
+FORM = "form"
+"""Key of a body that is sent as a form: its file is under this key, as `[name, text]`."""
+
+BOUNDARY = "a-line-that-no-file-has"
+SEARCH: Json = {"type": "file_search"}
+FILES: Json = {"tool_resources": {"file_search": {"vector_store_ids": ["{vector_store_id}"]}}}
+SEARCHING: Json = {"tools": [SEARCH], **FILES}
+READ: Json = {**HELLO, "attachments": [{"file_id": "{file_id}", "tools": [SEARCH]}]}
+"""A message with a file that is searched."""
+
 SERVED = tuple(each for each in (*ROUTES, *OWN_ROUTES) if each.operation in HANDLERS)
 """Routes that have a handler."""
 
 BODIES: Mapping[str, tuple[Json, ...]] = {
-    "create_assistant": ({"model": MODEL, "name": "John", "tools": [WEATHER]},),
-    "modify_assistant": ({"name": "Jane"},),
-    "create_thread": ({"messages": [HELLO], "metadata": {"note": "new"}},),
-    "modify_thread": (NOTE,),
-    "create_message": (HELLO,),
+    "create_assistant": ({"model": MODEL, "name": "John", "tools": [WEATHER]}, {"model": MODEL, **SEARCHING}),
+    "modify_assistant": ({"name": "Jane"}, FILES),
+    "create_thread": ({"messages": [HELLO], "metadata": {"note": "new"}}, {"messages": [READ], **FILES}),
+    "modify_thread": (NOTE, FILES),
+    "create_message": (HELLO, READ),
     "modify_message": (NOTE,),
-    "create_run": ({"assistant_id": "{assistant_id}", "additional_messages": [HELLO]},),
-    "create_thread_and_run": ({"assistant_id": "{assistant_id}", "thread": {"messages": [HELLO]}},),
+    "create_run": (
+        {"assistant_id": "{assistant_id}", "additional_messages": [HELLO]},
+        {"assistant_id": "{assistant_id}", "additional_messages": [READ], "tools": [SEARCH]},
+    ),
+    "create_thread_and_run": (
+        {"assistant_id": "{assistant_id}", "thread": {"messages": [HELLO]}},
+        {"assistant_id": "{assistant_id}", "thread": {"messages": [READ], **FILES}, "tools": [SEARCH], **FILES},
+    ),
     "modify_run": (NOTE,),
     "submit_tool_outputs": ({"tool_outputs": [{"tool_call_id": "{tool_call_id}", "output": "sunny"}]},),
     "create_completion": (
@@ -66,8 +82,16 @@ BODIES: Mapping[str, tuple[Json, ...]] = {
         ASKING | {"conversation": "{conversation_id}"},
         ASKING | {"previous_response_id": "{response_id}"},
     ),
+    "create_file": ({FORM: ["notes.txt", "The parcel is in Lyon."], "purpose": "assistants"},),
+    "create_vector_store": ({"name": "notes", "file_ids": ["{file_id}"]},),
+    "modify_vector_store": ({"name": "other notes"},),
+    "search_vector_store": ({"query": "Where is the mark?"},),
+    "create_store_file": ({"file_id": "{file_id}", "attributes": {"year": 2026}},),
+    "modify_store_file": ({"attributes": {"year": 2027}},),
+    "create_file_batch": ({"file_ids": ["{file_id}"]}, {"files": [{"file_id": "{file_id}"}]}),
 }
 """Bodies by operation; one that streams is sent with `stream` too."""
+
 
 HEADERS: Mapping[str, tuple[Json, ...]] = {"create_completion": ({"x-threadledger-conversation": "{conversation}"},)}
 """Headers that name an object, by operation, besides those that every request may have."""
@@ -82,6 +106,10 @@ LISTED = {
     "list_completion_messages": "completion_message_id",
     "list_items": "item_id",
     "list_input_items": "input_item_id",
+    "list_files": "file_id",
+    "list_vector_stores": "vector_store_id",
+    "list_store_files": "file_id",
+    "list_batch_files": "file_id",
 }
 """Kinds of what lists have: `after` and `before` name one of them."""
 
@@ -107,23 +135,32 @@ FIELDS_WITH_IDS = {
     "conversation": "a conversation",
     "previous_response_id": "a response",
     "input": "calls of functions",
+    "tool_resources": "vector stores",
+    "file_id": "a file",
+    "file_ids": "files",
+    "files": "files",
 }
 FIELDS_WITH_CONTENT = frozenset({"content", "messages", "additional_messages", "thread", "items", "input"})
 """Fields with content parts, which could refer to stored bytes."""
 
 FIELDS_WITHOUT_IDS = frozenset({
-    "attachments", "audio", "background", "background_options", "context_management", "description",
-    "frequency_penalty", "function_call", "functions", "include", "instructions", "additional_instructions",
-    "logit_bias", "logprobs", "max_completion_tokens", "max_output_tokens", "max_prompt_tokens", "max_tokens",
-    "max_tool_calls", "modalities", "model", "moderation", "n", "name", "output", "parallel_tool_calls", "personality",
-    "prediction", "presence_penalty", "prompt", "prompt_cache_key", "prompt_cache_options", "prompt_cache_retention",
-    "reasoning", "reasoning_effort", "response_format", "role", "safety_identifier", "seed", "service_tier", "stop",
-    "store", "stream", "stream_options", "temperature", "text", "tool_choice", "tool_resources", "tools",
-    "top_logprobs", "top_p", "truncation", "truncation_strategy", "user", "verbosity", "web_search_options",
+    "additional_instructions", "attachments", "attributes", "audio", "background", "background_options",
+    "chunking_strategy", "context_management", "description", "expires_after", "file", "filters",
+    "frequency_penalty", "function_call", "functions", "include", "instructions", "logit_bias", "logprobs",
+    "max_completion_tokens", "max_num_results", "max_output_tokens", "max_prompt_tokens", "max_tokens",
+    "max_tool_calls", "modalities", "model", "moderation", "n", "name", "output", "parallel_tool_calls",
+    "personality", "prediction", "presence_penalty", "prompt", "prompt_cache_key", "prompt_cache_options",
+    "prompt_cache_retention", "purpose", "query", "ranking_options", "reasoning", "reasoning_effort",
+    "response_format", "rewrite_query", "role", "safety_identifier", "seed", "service_tier", "stop", "store",
+    "stream", "stream_options", "temperature", "text", "tool_choice", "tools", "top_logprobs", "top_p",
+    "truncation", "truncation_strategy", "user", "verbosity", "web_search_options",
 })  # fmt: skip
-"""Fields that name nothing in the ledger. Files, vector stores and prompts are the provider's, and not served."""
+"""Fields that name nothing in the ledger, or, as attachments do, only within the messages of other requests. Prompts are the
+provider's, and not served."""
 
-QUERIES_WITHOUT_IDS = frozenset({"limit", "order", "stream", "starting_after", "model", "metadata", "include[]"})
+QUERIES_WITHOUT_IDS = frozenset({
+    "limit", "order", "stream", "starting_after", "model", "metadata", "include[]", "purpose", "filter",
+})  # fmt: skip
 HEADERS_WITHOUT_IDS = frozenset({"x-stainless-poll-helper", "idempotency-key", "x-stainless-retry-count"})
 
 
@@ -177,7 +214,27 @@ class Request:
     @property
     def raw(self) -> bytes | None:
         """Return the body as it is sent."""
-        return None if self.body is None else json.dumps(self.body, separators=(",", ":")).encode()
+        return None if self.body is None else encoded(self.body)[0]
+
+    @property
+    def kind(self) -> str:
+        """Return the content type of the body."""
+        return encoded(self.body)[1]
+
+
+def encoded(body: Any) -> tuple[bytes, str]:
+    """Return a body as it is sent, and its content type."""
+    if not isinstance(body, dict) or FORM not in body:
+        return json.dumps(body, separators=(",", ":")).encode(), "application/json"
+    name, text = body[FORM]
+    parts = [
+        f'Content-Disposition: form-data; name="{field}"\r\n\r\n{value}'
+        for field, value in body.items()
+        if field != FORM
+    ]
+    parts.append(f'Content-Disposition: form-data; name="file"; filename="{name}"\r\n\r\n{text}')
+    raw = "".join(f"--{BOUNDARY}\r\n{part}\r\n" for part in parts) + f"--{BOUNDARY}--\r\n"
+    return raw.encode(), f"multipart/form-data; boundary={BOUNDARY}"
 
 
 def templates(route: Route) -> Iterator[Template]:

@@ -235,14 +235,14 @@ def test_a_wrong_field_is_refused_by_name_and_nothing_is_stored(api: Api, body: 
 # Tools that a provider would run
 
 
-HOSTED = {"tools": [{"type": "file_search"}, WEATHER, {"type": "retrieval"}]}
+HOSTED = {"tools": [{"type": "web_search"}, WEATHER, {"type": "retrieval"}]}
 FILES = {"tool_resources": {"code_interpreter": {"file_ids": ["file-1"]}}}
 
 
 def test_an_assistant_with_a_hosted_tool_is_refused_by_name_and_nothing_is_stored(api: Api) -> None:
     refusal = refused(400, lambda: api.create(**HOSTED))
     assert (refusal.code, refusal.param) == ("unsupported_tool", "tools[0].type")
-    assert "'file_search'" in refusal.message
+    assert "'web_search'" in refusal.message
     refusal = refused(400, lambda: api.create(**FILES))
     assert (refusal.code, refusal.param) == ("unsupported_tool", "tool_resources.code_interpreter")
     assert api("list_assistants")["data"] == []
@@ -257,7 +257,7 @@ def test_a_dropped_tool_is_recorded_and_not_shown(dropping: Api) -> None:
     stored = AssistantStore(dropping.served.ledger.journal)
     record = stored.get("", created["id"])
     assert record is not None
-    assert record.dropped == ("file_search", "retrieval", "code_interpreter")
+    assert record.dropped == ("web_search", "retrieval", "code_interpreter")
     assert record.tool_resources == FILES["tool_resources"]
     dropping("modify_assistant", body={"name": "A"}, assistant_id=created["id"])
     kept = stored.get("", created["id"])

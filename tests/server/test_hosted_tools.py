@@ -9,6 +9,7 @@ import pytest
 
 from threadledger.adapters.server import ServeSettings
 from threadledger.adapters.server.hosted_tools import (
+    SERVER_RUN,
     checked_attachments,
     checked_choice,
     checked_resources,
@@ -46,10 +47,12 @@ CASES: list[tuple[Callable[[ServeSettings], tuple[Any, list[str]]], str, str, An
         [{"file_id": "f", "tools": []}, {"file_id": "g", "tools": []}],
     ),
     (
-        lambda settings: checked_resources({"file_search": {"vector_store_ids": ["vs_1"]}}, settings),
-        "file_search",
-        "tool_resources.file_search",
-        {},
+        lambda settings: checked_resources(
+            {"code_interpreter": {"file_ids": ["file-1"]}, "file_search": {"vector_store_ids": ["vs_1"]}}, settings
+        ),
+        "code_interpreter",
+        "tool_resources.code_interpreter",
+        {"file_search": {"vector_store_ids": ["vs_1"]}},
     ),
 ]
 
@@ -87,6 +90,15 @@ def test_functions_pass_unchanged(settings: ServeSettings) -> None:
 @pytest.mark.parametrize("empty", [None, {}, {"code_interpreter": {"file_ids": []}, "file_search": None}])
 def test_resources_that_name_nothing_are_no_use_of_a_tool(settings: ServeSettings, empty: Any) -> None:
     assert checked_resources(empty, settings) == ({}, [])
+
+
+@pytest.mark.parametrize("settings", [REFUSE, DROP])
+def test_a_search_of_files_is_kept_where_the_server_runs_it(settings: ServeSettings) -> None:
+    search = {"type": "file_search"}
+    assert checked_tools([WEATHER, search], settings, own=SERVER_RUN) == ([WEATHER, search], [])
+    assert checked_choice(search, [WEATHER, search], settings) == (search, [])
+    given = [{"file_id": "file-1", "tools": [search]}]
+    assert checked_attachments(given, settings) == (given, [])
 
 
 def test_a_choice_that_needs_a_tool_is_left_out_with_the_last_tool() -> None:

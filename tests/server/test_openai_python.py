@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -27,16 +28,29 @@ ASSISTANTS = (
     *(f"{BETA}/threads/test_messages.py", f"{BETA}/threads/test_runs.py", f"{BETA}/threads/runs/test_steps.py"),
 )
 CHAT = ("tests/api_resources/chat/test_completions.py", "tests/api_resources/chat/completions/test_messages.py")
+FILES = (
+    *("tests/api_resources/test_files.py", "tests/api_resources/test_vector_stores.py"),
+    *("tests/api_resources/vector_stores/test_files.py", "tests/api_resources/vector_stores/test_file_batches.py"),
+)
 CONVERSATIONS = ("tests/api_resources/test_conversations.py", "tests/api_resources/conversations/test_items.py")
 RESPONSES = (
     "tests/api_resources/test_responses.py",
     *(f"tests/api_resources/responses/test_{name}.py" for name in ("input_items", "input_tokens")),
 )
-PASSED_MIN: Mapping[tuple[str, ...], int] = {ASSISTANTS: 116, CHAT: 29, CONVERSATIONS: 35, RESPONSES: 35}
+PASSED_MIN: Mapping[tuple[str, ...], int] = {
+    ASSISTANTS: 116,
+    CHAT: 29,
+    FILES: 93,
+    CONVERSATIONS: 35,
+    RESPONSES: 35,
+}
 """Number of tests of one client that pass at least, in openai 3.54: of each of the clients that `CLIENTS` selects."""
 
 NOT_SERVED = "compact"
 """Part of the names of the tests of `/responses/compact`, which is not served."""
+
+EXCLUSIVE = re.compile(r".*/test_file_batches\.py::Test(Async)?FileBatches::test_method_create_with_all_params\[")
+"""Test whose request gives `file_ids` and `files`, which the SDK's own description calls mutually exclusive."""
 
 CLIENTS = {
     "strict": "not Async and strict",
@@ -131,7 +145,8 @@ def test_the_sdk_passes_all_its_own_tests_of_what_is_served(
     server = open_api("[serve]\nhosted_tools = 'drop'\n")
     tests = tuple(file for files in PASSED_MIN for file in files)
     found = outcomes(sdk_tests, server.base_url, tmp_path / "outcomes.json", tests, selection)
-    assert found["failed"] == {}
+    failed = {name: why for name, why in found["failed"].items() if not (EXCLUSIVE.match(name) and "Mutually" in why)}
+    assert failed == {}
     passed = {files: sum(name.startswith(files) for name in found["passed"]) for files in PASSED_MIN}
     assert {files: number for files, number in passed.items() if number < PASSED_MIN[files]} == {}
     assert upstream.other_paths == []

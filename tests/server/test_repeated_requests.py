@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import socket
 import threading
 from typing import Any
@@ -18,6 +17,7 @@ from threadledger.adapters.server.runner import Runner
 from threadledger.domain.ledger import Ledger
 
 from .assistant_app import CALL, App
+from .route_requests import encoded
 from .speaking import SECONDS_MAX, until
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the SDK's, of every call of the Assistants API
@@ -76,10 +76,10 @@ class Gate:
         self.is_armed = True
         self.entered.clear()
         self.left.clear()
-        raw = json.dumps(body, separators=(",", ":")).encode()  # as httpx2 writes it
+        raw, kind = encoded(body)  # JSON as httpx2 writes it
         own = {"Host": f"127.0.0.1:{server.port}"}
         if method == "POST":
-            own |= {"Content-Type": "application/json", "Content-Length": str(len(raw))}
+            own |= {"Content-Type": kind, "Content-Length": str(len(raw))}
         raw = raw if method == "POST" else b""
         head = "".join(f"{name}: {value}\r\n" for name, value in {**own, **(headers or {})}.items())
         with socket.create_connection(("127.0.0.1", server.port)) as connection:
@@ -307,7 +307,7 @@ def test_equal_requests_at_the_same_time_with_one_key_are_one(app: App, server: 
 # Deletions
 
 
-DELETED = ("assistant", "thread", "message", "completion")
+DELETED = ("assistant", "thread", "message", "completion", "file", "vector_store", "store_file")
 
 
 def paths(app: App, kind: str) -> tuple[str, str]:
@@ -321,6 +321,13 @@ def paths(app: App, kind: str) -> tuple[str, str]:
     if kind == "message":
         other = app.messages.create(app.thread.id, role="user", content="x").id
         return f"{thread}/messages/{app.messages.list(app.thread.id).data[-1].id}", f"{thread}/messages/{other}"
+    if kind in ("file", "vector_store", "store_file"):
+        files = [client.files.create(file=(f"{name}.txt", b"text"), purpose="assistants").id for name in "ab"]
+        stores = [client.vector_stores.create(file_ids=files).id for _ in "ab"]
+        if kind == "store_file":
+            return f"/vector_stores/{stores[0]}/files/{files[0]}", f"/vector_stores/{stores[0]}/files/{files[1]}"
+        first, second = files if kind == "file" else stores
+        return f"/{kind}s/{first}", f"/{kind}s/{second}"
     asked: Any = {"model": "gpt-5.5", "messages": [HELLO], "store": True}
     made = [client.chat.completions.create(**asked).id for _ in range(2)]
     return f"/chat/completions/{made[0]}", f"/chat/completions/{made[1]}"

@@ -285,7 +285,7 @@ def test_a_hosted_tool_of_a_run_is_dropped_and_recorded_if_the_settings_say_so(s
 
 def test_a_hosted_tool_of_a_run_is_refused_by_name(app: App) -> None:
     with pytest.raises(openai.BadRequestError) as refused:
-        app.runs.create(thread_id=app.thread.id, assistant_id=app.assistant.id, tools=[{"type": "file_search"}])
+        app.runs.create(thread_id=app.thread.id, assistant_id=app.assistant.id, tools=[{"type": "code_interpreter"}])
     assert (refused.value.code, refused.value.param) == ("unsupported_tool", "tools[0].type")
 
 

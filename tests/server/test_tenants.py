@@ -30,6 +30,7 @@ from .route_requests import (
     FIELDS_WITH_IDS,
     FIELDS_WITHOUT_IDS,
     FILTERS,
+    FORM,
     HEADERS,
     HEADERS_WITHOUT_IDS,
     HELLO,
@@ -114,7 +115,7 @@ class World:
         """Send a request with the key of a tenant."""
         headers = {"authorization": f"Bearer {key or self.key(tenant)}", **request.headers, **(more or {})}
         if request.raw is not None:
-            headers["content-type"] = "application/json"
+            headers["content-type"] = request.kind
         self.line.request(request.route.method, request.path, request.raw, headers)
         answer = self.line.getresponse()
         return Said(answer.status, answer.read().decode())
@@ -149,7 +150,17 @@ class World:
             "conversation": "support" if shared else f"chat-of-{len(tenant)}"
         }
         own |= {"conversation_id": own["thread_id"]} if shared else {}
-        return own | self.completed(tenant) | self.responded(tenant, own.get("conversation_id"))
+        return own | self.completed(tenant) | self.filed(tenant) | self.responded(tenant, own.get("conversation_id"))
+
+    def filed(self, tenant: str) -> dict[str, str]:
+        """Return the ids of a file, of a vector store that has it, and of the batch with which it was added."""
+        mark = MARKS[tenant]
+        upload = {FORM: [f"{mark}.txt", f"Here is the {mark}."], "purpose": "assistants"}
+        own = {"file_id": self.ask(tenant, "create_file", upload)["id"]}
+        own["vector_store_id"] = self.ask(tenant, "create_vector_store", {"name": mark})["id"]
+        given = {"file_ids": [own["file_id"]], "attributes": {"by": mark}}
+        batch = self.ask(tenant, "create_file_batch", given, vector_store_id=own["vector_store_id"])
+        return own | {"batch_id": batch["id"]}
 
     def bring(self, tenant: str, name: str, key: str | None = None) -> dict[str, str]:
         """Import a dump for a tenant, and return the ids in it by kind."""
@@ -230,7 +241,7 @@ def name_of_key(tenant: str) -> str:
 def owner_of(stream: str) -> str:
     """Return the tenant to which a stream belongs."""
     kind, _, name = stream.partition(":")
-    if kind == "assistant":
+    if kind in ("assistant", "file", "vector_store"):
         return name.partition("/")[0]
     assert kind == "conversation", stream
     return name.removeprefix("tenant:").partition("/")[0] if name.startswith("tenant:") else ""
@@ -303,7 +314,8 @@ def test_every_parameter_and_field_of_a_served_route_is_known_here() -> None:
     lists = {each.operation for each in SERVED if each.operation.startswith("list_")} - {"list_models"}
     assert lists <= set(LISTED)
     assert {each.operation for each in WRITING if each.fields} <= set(BODIES)
-    named = {"assistant_id", "tool_outputs", "conversation", "previous_response_id"}
+    named = {"assistant_id", "tool_outputs", "tool_resources", "attachments", "file_id", "file_ids", "files"}
+    named |= {"conversation", "previous_response_id"}
     for route in SERVED:
         given = {name for body in BODIES.get(route.operation, ()) for name in body}
         assert named & set(route.fields) <= given, f"{route.operation} needs a request with each of its ids"

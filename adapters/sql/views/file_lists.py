@@ -12,7 +12,14 @@ from .vector_stores import VectorStoresView
 
 if TYPE_CHECKING:
     from threadledger.domain.conversation.events import FileStored
-    from threadledger.domain.conversation.files import FileCounts, FileSearch, FoundChunk, ListPlace, StoreFile
+    from threadledger.domain.conversation.files import (
+        FileBatch,
+        FileCounts,
+        FileSearch,
+        FoundChunk,
+        ListPlace,
+        StoreFile,
+    )
 
     from .catching_up import View
 
@@ -42,13 +49,14 @@ class SqlFileLists:
         limit: int,
         newest_first: bool = True,
         after: ListPlace | None = None,
+        until: ListPlace | None = None,
         *,
         purpose: str | None = None,
         at: str = "",
     ) -> list[FileStored]:
         found: list[FileStored] = self._read(
             lambda transaction, files: self.listed.page(
-                transaction, files, tenant, limit, newest_first, after, purpose, at
+                transaction, files, tenant, limit, newest_first, after, until, purpose, at
             ),
             self.listed,
         )
@@ -92,10 +100,10 @@ class SqlFileLists:
         found: FileCounts = self._read(lambda transaction, stores: view.counts(transaction, stores, stream), view)
         return found
 
-    def batch_counts(self, stream: str, batch_id: str) -> FileCounts:
+    def batch(self, stream: str, batch_id: str) -> FileBatch | None:
         view = self.vector_stores
-        found: FileCounts = self._read(
-            lambda transaction, stores: view.batch_counts(transaction, stores, stream, batch_id), view
+        found: FileBatch | None = self._read(
+            lambda transaction, stores: view.batch(transaction, stores, stream, batch_id), view
         )
         return found
 

@@ -79,7 +79,7 @@ _TABLES = (
 _PASSAGES = {"id": "bigint", "store": "text", "file": "text", "n": "bigint", "text": "text"}
 
 
-class Text(NamedTuple):
+class FileText(NamedTuple):
     """Hold the passages of a file that was added, with their words."""
 
     file: StoreFile
@@ -91,7 +91,7 @@ class ReadEvent(NamedTuple):
 
     position: int
     event: events.Event
-    texts: Sequence[Text] = ()
+    texts: Sequence[FileText] = ()
 
 
 @dataclass
@@ -136,8 +136,8 @@ class FileSearchView(View[Known, IndexChanges]):
         event = restore(row)
         if not isinstance(event, events.VectorStoreFilesAdded):
             return ReadEvent(row[0], event)
-        files = (store_file(each, "", 0, None) for each in event.files)
-        return ReadEvent(row[0], event, [Text(each, self._passages(each)) for each in files])
+        files = (store_file(each, "", 0) for each in event.files)
+        return ReadEvent(row[0], event, [FileText(each, self._passages(each)) for each in files])
 
     def _passages(self, file: StoreFile) -> list[tuple[str, Sequence[str]]]:
         """Return the passages of a file with their words; none of one that has no text, or was deleted since."""
@@ -391,7 +391,7 @@ class _Index(Protocol):
         return
 
 
-class _FTS5(_Index):
+class _WordsInSQLite(_Index):
     """Implement the index with SQLite's FTS5, which stores no text: to remove an entry, its words are given again."""
 
     tables = (
@@ -417,7 +417,7 @@ class _FTS5(_Index):
         transaction.update(f"INSERT INTO {begin}words ({begin}words, rowid, words) VALUES ('delete', ?, ?)", rows)
 
 
-class _TsVector(_Index):
+class _WordsInPostgreSQL(_Index):
     """Implement the index with PostgreSQL's tsvector, which is built here, because its parser follows the server's language."""
 
     tables = (
@@ -458,4 +458,4 @@ def _index(transaction: ViewTransaction) -> _Index:
     return _INDEXES[transaction.kind]
 
 
-_INDEXES: Mapping[str, _Index] = {"sqlite": _FTS5(), "postgresql": _TsVector()}
+_INDEXES: Mapping[str, _Index] = {"sqlite": _WordsInSQLite(), "postgresql": _WordsInPostgreSQL()}

@@ -14,6 +14,7 @@ from threadledger.domain.journal import refuse_changed, restore
 from ..connections import checked
 from .catching_up import Taken, View
 from .transaction import ViewTransaction
+from .vector_stores import between
 
 _TABLES = (
     "CREATE TABLE {begin}listed (name {text} PRIMARY KEY, tenant {text}, purpose {text}, "
@@ -86,22 +87,18 @@ class FilesView(View[None, ListedFiles]):
         limit: int,
         newest_first: bool,
         after: ListPlace | None,
+        until: ListPlace | None,
         purpose: str | None,
         at: str,
     ) -> list[events.FileStored]:
-        """Return the events of the files after a place; see `FileLists.files`.
+        """Return the events of the files between two places; see `FileLists.files`.
 
         Raises:
             ChangedEvent: an event was changed.
         """
-        conditions = ""
-        values: list[str | int] = []
+        conditions, values = between("v", newest_first, after, until)
         if purpose is not None:
-            conditions = " AND v.purpose = ?"
-            values.append(purpose)
-        if after is not None:
-            conditions += f" AND (v.created, v.number) {'<' if newest_first else '>'} (?, ?)"
-            values += after
+            conditions, values = f" AND v.purpose = ?{conditions}", [purpose, *values]
         query = _PAGE.format(
             columns=transaction.row_columns,
             begin=self.prefix(generation),

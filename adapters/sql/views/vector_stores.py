@@ -10,6 +10,7 @@ from threadledger.domain.conversation import events, key_of
 from threadledger.domain.conversation.files import (
     FILE,
     VECTOR_STORE,
+    FileBatch,
     FileCounts,
     ListPlace,
     StoreFile,
@@ -27,16 +28,18 @@ _TABLES = (
     "number BIGINT NOT NULL, completed BIGINT NOT NULL, failed BIGINT NOT NULL, bytes BIGINT NOT NULL)",
     "CREATE INDEX {begin}by_created ON {begin}listed (tenant, created, number)",
     "CREATE TABLE {begin}files (store {text}, file {text}, owned {text}, created {text}, number BIGINT NOT NULL, "
-    "status {text}, bytes BIGINT NOT NULL, batch {text}, entry TEXT NOT NULL, attributes TEXT NOT NULL, "
+    "status {text}, bytes BIGINT NOT NULL, entry TEXT NOT NULL, attributes TEXT NOT NULL, "
     "PRIMARY KEY (store, file))",
     "CREATE INDEX {begin}files_by_created ON {begin}files (store, created, number)",
     "CREATE INDEX {begin}files_by_status ON {begin}files (store, status, created, number)",
-    "CREATE INDEX {begin}files_by_batch ON {begin}files (batch, store, created, number)",
     "CREATE INDEX {begin}files_by_file ON {begin}files (owned)",
+    "CREATE TABLE {begin}batches (store {text}, batch {text}, created {text}, completed BIGINT NOT NULL, failed BIGINT NOT NULL, "
+    "PRIMARY KEY (store, batch))",
+    "CREATE TABLE {begin}members (store {text}, batch {text}, file {text}, PRIMARY KEY (store, batch, file))",
 )
 _FILES = {
     **{"store": "text", "file": "text", "owned": "text", "created": "text", "number": "bigint", "status": "text"},
-    **{"bytes": "bigint", "batch": "text", "entry": "text", "attributes": "text"},
+    **{"bytes": "bigint", "entry": "text", "attributes": "text"},
 }
 FILES_MAX = 10_000
 """More than the number of files that one event adds: the files of an event have successive numbers."""
@@ -44,13 +47,13 @@ FILES_MAX = 10_000
 _COUNTED = (
     "UPDATE {begin}listed SET completed = completed {sign} (SELECT count(*) FROM {begin}files f WHERE f.store = "
     "{begin}listed.name AND {which} AND f.status = 'completed'), failed = failed {sign} (SELECT count(*) FROM {begin}files f "
-    "WHERE f.store = {begin}listed.name AND {which} AND f.status = 'failed'), bytes = bytes {sign} "
-    "(SELECT coalesce(sum(f.bytes), 0) FROM {begin}files f WHERE f.store = {begin}listed.name AND {which}) "
-    "WHERE {begin}listed.name IN ({stores})"
+    "WHERE f.store = {begin}listed.name AND {which} AND f.status = 'failed'), "
+    "bytes = bytes {sign} (SELECT coalesce(sum(f.bytes), 0) FROM "
+    "{begin}files f WHERE f.store = {begin}listed.name AND {which}) WHERE {begin}listed.name IN ({stores})"
 )
 """Statement that adds files to the counts of their stores, or takes them away: `which` names them three times."""
 
-_ROW = "f.file, f.created, f.number, f.batch, f.entry, f.attributes"
+_ROW = "f.created, f.number, f.entry, f.attributes"
 
 Operation = tuple[str, tuple[Any, ...]]
 """Name of a change, and its values."""
@@ -115,7 +118,8 @@ class VectorStoresView(View[None, list[Operation]]):
 
     @staticmethod
     def _delete(transaction: ViewTransaction, begin: str, name: str) -> None:
-        transaction.execute(f"DELETE FROM {begin}files WHERE store = ?", (name,))
+        for table in ("files", "batches", "members"):
+            transaction.execute(f"DELETE FROM {begin}{table} WHERE store = ?", (name,))
         transaction.execute(f"DELETE FROM {begin}listed WHERE name = ?", (name,))
 
     def _add(self, transaction: ViewTransaction, begin: str, *row: Any) -> None:
@@ -125,6 +129,18 @@ class VectorStoresView(View[None, list[Operation]]):
             f"INSERT INTO {begin}files ({', '.join(_FILES)}) VALUES ({', '.join('?' * len(_FILES))})", row
         )
         self._count(transaction, begin, "+", "f.file = ?", (file_id,), "?", (name,))
+
+    @staticmethod
+    def _gather(transaction: ViewTransaction, begin: str, store: str, batch: str, moment: str, *counts: Any) -> None:
+        *numbers, files = counts
+        transaction.execute(
+            f"INSERT INTO {begin}batches AS mine (store, batch, created, completed, failed) VALUES (?, ?, ?, ?, ?) "
+            "ON CONFLICT (store, batch) DO UPDATE SET completed = mine.completed + excluded.completed, "
+            "failed = mine.failed + excluded.failed",
+            (store, batch, moment, *numbers),
+        )
+        statement = f"INSERT INTO {begin}members (store, batch, file) VALUES (?, ?, ?) ON CONFLICT DO NOTHING"
+        transaction.update(statement, [(store, batch, each) for each in files])
 
     @staticmethod
     def _describe(transaction: ViewTransaction, begin: str, attributes: str, name: str, file_id: str) -> None:
@@ -191,15 +207,11 @@ class VectorStoresView(View[None, list[Operation]]):
         found = transaction.rows(query, (name,))
         return FileCounts(*map(int, found[0])) if found else FileCounts()
 
-    def batch_counts(self, transaction: ViewTransaction, generation: int, name: str, batch_id: str) -> FileCounts:
-        """Count the files that a vector store has of a batch, which are few; see `FileLists.batch_counts`."""
-        query = (
-            f"SELECT f.status, count(*), sum(f.bytes) FROM {self.prefix(generation)}files f WHERE f.batch = ? AND f.store = ? "
-            "GROUP BY f.status"
-        )
-        found = {status: (int(count), int(size)) for status, count, size in transaction.rows(query, (batch_id, name))}
-        completed, failed = found.get("completed", (0, 0)), found.get("failed", (0, 0))
-        return FileCounts(completed[0], failed[0], completed[1])
+    def batch(self, transaction: ViewTransaction, generation: int, name: str, batch_id: str) -> FileBatch | None:
+        """Return a batch of files of a vector store; see `FileLists.batch`."""
+        query = f"SELECT created, completed, failed FROM {self.prefix(generation)}batches WHERE store = ? AND batch = ?"
+        found = transaction.rows(query, (name, batch_id))
+        return FileBatch(found[0][0], int(found[0][1]), int(found[0][2])) if found else None
 
     def files(
         self,
@@ -214,15 +226,16 @@ class VectorStoresView(View[None, list[Operation]]):
         batch_id: str | None,
     ) -> list[StoreFile]:
         """Return the files of a vector store between two places; see `FileLists.store_files`."""
+        begin, order = self.prefix(generation), "DESC" if newest_first else "ASC"
         conditions, values = between("f", newest_first, after, until)
         chosen: list[str] = []
-        for column, value in (("status", status), ("batch", batch_id)):
-            if value is not None:
-                conditions = f" AND f.{column} = ?{conditions}"
-                chosen.insert(0, value)
-        order = "DESC" if newest_first else "ASC"
+        if batch_id is not None:
+            member = f"SELECT 1 FROM {begin}members m WHERE m.store = f.store AND m.batch = ? AND m.file = f.file"
+            conditions, chosen = f" AND EXISTS ({member}){conditions}", [batch_id]
+        if status is not None:
+            conditions, chosen = f" AND f.status = ?{conditions}", [status, *chosen]
         rows = transaction.rows(
-            f"SELECT {_ROW} FROM {self.prefix(generation)}files f WHERE f.store = ?{conditions} "
+            f"SELECT {_ROW} FROM {begin}files f WHERE f.store = ?{conditions} "
             f"ORDER BY f.created {order}, f.number {order} LIMIT ?",
             (name, *chosen, *values, limit),
         )
@@ -263,15 +276,20 @@ def between(
 
 def _added(event: events.VectorStoreFilesAdded, name: str, moment: str, first: int) -> list[Operation]:
     found: list[Operation] = []
+    files: list[StoreFile] = []
     for number, entry in enumerate(event.files, first):
-        each = store_file(entry, moment, number, event.batch_id)
+        each = store_file(entry, moment, number)
+        files.append(each)
         place = each.file_id, owned(event.tenant, each.file_id), moment, number
-        row = (name, *place, each.status, each.text_bytes, event.batch_id or "")
+        row = (name, *place, each.status, each.text_bytes)
         found.append(("add", (*row, json.dumps(each.as_json()), json.dumps(dict(each.attributes)))))
+    if event.batch_id is not None:
+        failed = sum(each.error is not None for each in files)
+        counts = len(files) - failed, failed, [each.file_id for each in files]
+        found.append(("gather", (name, event.batch_id, moment, *counts)))
     return found
 
 
 def _file(row: Sequence[Any]) -> StoreFile:
-    _, created, number, batch, entry, attributes = row
-    given = {**json.loads(entry), "attributes": json.loads(attributes)}
-    return store_file(given, created, int(number), batch or None)
+    created, number, entry, attributes = row
+    return store_file({**json.loads(entry), "attributes": json.loads(attributes)}, created, int(number))

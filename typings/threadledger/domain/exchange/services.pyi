@@ -1,1 +1,0 @@
-from domain.exchange.services import *
