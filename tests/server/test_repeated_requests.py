@@ -307,7 +307,10 @@ def test_equal_requests_at_the_same_time_with_one_key_are_one(app: App, server: 
 # Deletions
 
 
-DELETED = ("assistant", "thread", "message", "completion", "file", "vector_store", "store_file")
+DELETED = (
+    *("assistant", "thread", "message", "completion", "conversation", "response"),
+    *("file", "vector_store", "store_file"),
+)
 
 
 def paths(app: App, kind: str) -> tuple[str, str]:
@@ -328,6 +331,14 @@ def paths(app: App, kind: str) -> tuple[str, str]:
             return f"/vector_stores/{stores[0]}/files/{files[0]}", f"/vector_stores/{stores[0]}/files/{files[1]}"
         first, second = files if kind == "file" else stores
         return f"/{kind}s/{first}", f"/{kind}s/{second}"
+    if kind == "conversation":
+        return (
+            f"/conversations/{client.conversations.create().id}",
+            f"/conversations/{client.conversations.create().id}",
+        )
+    if kind == "response":
+        first, second = (client.responses.create(input="Hello").id for _ in "ab")
+        return f"/responses/{first}", f"/responses/{second}"
     asked: Any = {"model": "gpt-5.5", "messages": [HELLO], "store": True}
     made = [client.chat.completions.create(**asked).id for _ in range(2)]
     return f"/chat/completions/{made[0]}", f"/chat/completions/{made[1]}"
@@ -338,7 +349,21 @@ def delete(server: Any, path: str, headers: Any = None) -> Any:
 
 
 def test_the_kinds_of_deletions_are_all_that_the_server_has() -> None:
-    assert {name for name in HANDLERS if name.startswith("delete_")} == {f"delete_{kind}" for kind in DELETED}
+    assert {name for name in HANDLERS if name.startswith("delete_")} == {
+        f"delete_{kind}" for kind in (*DELETED, "item")
+    }
+
+
+def test_the_deletion_of_an_item_that_is_sent_again_is_answered_with_its_conversation(app: App, server: Any) -> None:
+    items: Any = [{"type": "message", "role": "user", "content": text} for text in ("One", "Two")]
+    conversation = app.client.conversations.create(items=items).id
+    listed = app.client.conversations.items.list(conversation, order="asc").data
+    path = f"/conversations/{conversation}/items/{listed[0].id}"
+    leave(server, path, {}, method="DELETE")
+    again = delete(server, path, RETRY)
+    assert (again.status_code, again.json()["id"]) == (200, conversation)
+    assert delete(server, path).status_code == 404
+    assert [each.id for each in app.client.conversations.items.list(conversation)] == [listed[1].id]
 
 
 @pytest.mark.parametrize("headers", [RETRY, {"Idempotency-Key": "k-1"}, {**RETRY, "Idempotency-Key": "k-1"}], ids=str)
