@@ -72,7 +72,7 @@ FUNCTION_LINES_MAX = 70
 FACE_NAMES_MAX = 30
 DOMAIN_FACE_NAMES_MAX = 80
 ROOM_PAIRS_MAX = 30
-LOADED_LINES_MAX = 16_450
+LOADED_LINES_MAX = 16_500
 """Maximum lines of our modules that `open()` and one question load, which replace SQLAlchemy and pydantic on SQLite."""
 
 FAMILIES = {"httpx2": "openai", "h11": "uvicorn"}

@@ -1,4 +1,4 @@
-"""Number the events of a response, so that a client that lost its stream gets the rest from any process.
+"""Produce the events of a response with numbers, so that a client that lost its stream gets the rest from any process.
 
 The numbers follow from the finished response: an event has the next number, and a piece of text as many numbers as it has
 characters. So a stream is continued in the middle of a text, whatever pieces it was sent in before, and nothing is stored for it.

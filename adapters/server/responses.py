@@ -183,7 +183,7 @@ def _begun(served: Served, call: ServedCall, wanted: WantedResponse, target: Tar
         new=(event, wanted.profile),
     )
     found = FoundResponse(target.key, journal, ServedResponse(event), wanted.profile)
-    return Answering(served, call, found, live).answered()
+    return ResponseDelivery(served, call, found, live).answered()
 
 
 def _repeated(served: Served, call: ServedCall, found: FoundResponse) -> Json | EventStream:
@@ -199,10 +199,10 @@ def _repeated(served: Served, call: ServedCall, found: FoundResponse) -> Json | 
                 stream=response.is_streamed,
                 listens=not response.is_background,
             )
-    return Answering(served, call, found, live).answered()
+    return ResponseDelivery(served, call, found, live).answered()
 
 
-class Answering:
+class ResponseDelivery:
     """Show a response to the client that created it."""
 
     def __init__(self, served: Served, call: ServedCall, found: FoundResponse, live: LiveRun | None) -> None:
@@ -406,7 +406,7 @@ def item_page(items: list[Json], query: PageQuery) -> Json:
 
 
 def count_input_tokens(served: Served, call: ServedCall) -> Json:
-    """Estimate the input tokens of a response without creating it (POST /responses/input_tokens)."""
+    """Return about how many input tokens a response would have (POST /responses/input_tokens)."""
     body, journal = call.body, served.journal_of(call.caller)
     conversation = bodies.response_conversation(body)
     previous = validation.optional_string(body, "previous_response_id")

@@ -222,7 +222,7 @@ class ResponseRecords(RunRecords):
 
 
 def leave_memory(conversation: Conversation, exchange_id: str, before: Parent | None) -> None:
-    """Let memory end where it ended before an exchange, if it ends with that exchange, which fails in this commit."""
+    """Restore the end of memory that was there before an exchange, if it ends with that, which fails in this commit."""
     state = conversation.state
     exchange = state.open_exchanges.get(exchange_id)
     if before is not None and exchange is not None and exchange.tail_version == state.end_version:
