@@ -29,8 +29,8 @@ class ChatOnly:
 
     `requests` are the bodies of the requests for completions, oldest first, with those that failed, and `other_paths` what
     was asked for besides. With `calls_functions`, a request that offers functions and ends with the user's message is
-    answered with a call of the first one. `says` is a text instead of the echo, `reason` why answers end. One that `breaks_off`
-    closes the connection in the middle of a stream.
+    answered with a call of the first one. `says_json` answers requests for JSON instead of the echo; `reason` is why answers
+    end. One that `breaks_off` closes the connection in the middle of a stream.
     """
 
     def __init__(self) -> None:
@@ -38,7 +38,7 @@ class ChatOnly:
         self.other_paths: list[str] = []
         self.calls_functions = False
         self.arguments = '{"place": "Lyon"}'
-        self.says: str | None = None
+        self.says_json: str | None = None
         self.reason = "stop"
         self.breaks_off = False
         self.left = threading.Event()
@@ -91,7 +91,8 @@ class ChatOnly:
             call = {"id": f"call_{next(self._numbers)}", "type": "function", "function": function}
             return {"role": "assistant", "content": None, "tool_calls": [call]}, "tool_calls"
         speaker = "The function" if last["role"] == "tool" else "You"
-        return {"role": "assistant", "content": self.says or f"{speaker} said: {text}"}, self.reason
+        own = self.says_json if body.get("response_format") else None
+        return {"role": "assistant", "content": own or f"{speaker} said: {text}"}, self.reason
 
     def arrive(self, body: Json) -> int | None:
         """Note a request; return the status with which it fails, or None."""

@@ -110,4 +110,69 @@ const runner = completions.runTools({
 saw.tools = await runner.finalContent();
 saw.unknown = await completions.retrieve("chatcmpl-0123").catch((error) => error.status);
 
+// Conversations and Responses
+const { conversations, responses } = client;
+const ask = (input, more) => responses.create({ model: "gpt-4o", input, ...more });
+const joined = (events) =>
+  events.filter((event) => event.type === "response.output_text.delta").map((event) => event.delta).join("");
+const conversation = await conversations.create({
+  metadata: { customer: "42" },
+  items: [{ type: "message", role: "user", content: "I am Ada." }],
+});
+const inConversation = await ask("Who am I?", { conversation: conversation.id });
+saw.inConversation = [inConversation.output_text, inConversation.conversation.id === conversation.id];
+const items = [];
+for await (const item of conversations.items.list(conversation.id, { order: "asc", limit: 2 })) {
+  items.push([item.role, item.content[0].text]);
+}
+saw.items = items;
+const [first] = (await conversations.items.list(conversation.id, { order: "asc", limit: 1 })).data;
+saw.item = (await conversations.items.retrieve(first.id, { conversation_id: conversation.id })).id === first.id;
+await conversations.items.delete(first.id, { conversation_id: conversation.id });
+saw.left = (await conversations.items.list(conversation.id)).data.length;
+saw.updated = (await conversations.update(conversation.id, { metadata: { customer: "43" } })).metadata;
+saw.deleted = (await conversations.delete(conversation.id)).deleted;
+saw.goneConversation = await conversations.retrieve(conversation.id).catch((error) => error.status);
+
+// A stream, also with the SDK's helper, which puts the events together
+const streamed = [];
+for await (const event of await ask("Tell me more", { stream: true })) streamed.push(event);
+saw.streamed = [joined(streamed), streamed.at(-1).response.output_text ?? streamed.at(-1).response.output[0].content[0].text];
+const helper = responses.stream({ model: "gpt-4o", input: "Tell me more" });
+saw.helper = (await helper.finalResponse()).output_text;
+
+// A stream in the background that is resumed
+const begunEvents = [];
+const inBackground = await ask("Tell me more", { stream: true, background: true });
+for await (const event of inBackground) {
+  begunEvents.push(event);
+  if (event.type === "response.output_text.delta") break;
+}
+const { id } = begunEvents[0].response;
+const rest = [];
+const resumed = await responses.retrieve(id, { stream: true, starting_after: begunEvents.at(-1).sequence_number });
+for await (const event of resumed) rest.push(event);
+saw.resumed = [joined([...begunEvents, ...rest]), rest.at(-1).type];
+
+// A response in the background that is polled
+let waitingFor = await ask("Hello", { background: true });
+while (["queued", "in_progress"].includes(waitingFor.status)) waitingFor = await responses.retrieve(waitingFor.id);
+saw.background = [waitingFor.status, waitingFor.output_text];
+saw.ended = (await responses.cancel(waitingFor.id)).status;
+
+// A function
+const tools = [{ ...weather.function, type: "function", strict: false }];
+const called = await ask("How is the weather?", { tools });
+const [functionCall] = called.output;
+const output = { type: "function_call_output", call_id: functionCall.call_id, output: "sunny" };
+const answered = await ask([output], { tools, previous_response_id: called.id });
+saw.function = [functionCall.name, functionCall.arguments, answered.output_text];
+const inputs = [];
+for await (const item of responses.inputItems.list(answered.id)) inputs.push([item.type, item.output]);
+saw.inputs = inputs;
+const format = { type: "json_schema", name: "person", strict: true, schema: { type: "object", properties: {} } };
+saw.format = (await ask("Hello", { text: { format } })).text.format.name;
+await responses.delete(answered.id);
+saw.goneResponse = await responses.retrieve(answered.id).catch((error) => [error.status, error.message.replace(answered.id, "it")]);
+
 process.stdout.write(JSON.stringify(saw));

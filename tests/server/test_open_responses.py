@@ -274,7 +274,7 @@ def test_what_was_used(ask: Ask) -> None:
 
 
 def test_a_structured_output(ask: Ask, upstream: ChatOnly) -> None:
-    upstream.says = '{"name": "John"}'
+    upstream.says_json = '{"name": "John"}'
     said = ask({"input": [HELLO], "text": {"format": PERSON, "verbosity": "low"}})
     assert json.loads(text_of(said)) == {"name": "John"}
     assert said["text"] == {"format": {"description": None, **PERSON}, "verbosity": "low"}
