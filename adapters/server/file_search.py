@@ -62,7 +62,7 @@ DEFINITION: Json = {
     },
 }
 
-_MARKER = re.compile("【([0-9]{1,6})†([^】\n]{0,200})】")
+_MARKER = re.compile("【[0-9]{1,6}†[^【】\\n]{0,200}】")
 
 
 @dataclass(frozen=True)

@@ -43,11 +43,12 @@ PREFIX_DIGITS = 16
 QUERY_WORDS_MAX = 64
 """Maximum number of different words of a query that are searched; the others are left out."""
 
-CANDIDATES_MIN, CANDIDATES_MAX = 20, 100
-"""Number of passages of a store whose score is computed, at least and at most; in between, twice the number that is wanted."""
+CANDIDATES_MAX = 100
+"""Maximum number of passages of a store whose score is computed."""
 
 COMMON_SHARE = 0.5
-"""Share of the passages of a store above which a word is common: it is searched only if all words are."""
+"""Share of the passages of a store above which a word is common: in a store with more passages than candidates, it is searched
+only if all words are."""
 
 MISSING_SHARE = 0.5
 """Weight of a word that the store does not have, as a share of the least weight of those that it has."""
@@ -280,7 +281,7 @@ class FileSearchView(View[Known, IndexChanges]):
         expression = index.either(
             [index.term(store, word) for word, number in numbers.items() if number and word in weights]
         )
-        most = min(max(2 * wanted.limit, CANDIDATES_MIN), CANDIDATES_MAX)
+        most = CANDIDATES_MAX
         for file_id, n, text, entry, attributes in transaction.each(
             query, (*index.given(expression), store, *index.ranked(expression))
         ):
@@ -324,13 +325,14 @@ def _singular(word: str) -> str:
 
 
 def _weights(numbers: Mapping[str, int], count: int) -> dict[str, float]:
-    """Return the weight of each word of a query: the rarer in the store, the greater; common ones only if all are.
+    """Return the weight of each word of a query: the rarer in the store, the greater.
 
-    Words that the store does not have weigh little: the same for all passages, which then match less. Without any word that the
-    store has, there are no weights.
+    Common words are left out unless all are, or all passages that have one are candidates. Words that the store does not have weigh
+    little: the same for all passages, which then match less. Without any word that the store has, there are no weights.
     """
     chosen = [word for word in numbers if word not in STOP_WORDS]
-    rare = [word for word in chosen if 0 < numbers[word] <= COMMON_SHARE * count]
+    most = COMMON_SHARE * count if count > CANDIDATES_MAX else count
+    rare = [word for word in chosen if 0 < numbers[word] <= most]
     for among in (rare, chosen, [*numbers]):
         there = {
             word: math.log(1 + (count - numbers[word] + 0.5) / (numbers[word] + 0.5)) for word in among if numbers[word]
