@@ -40,17 +40,25 @@ from threadledger.domain.conversation import (
 )
 from threadledger.domain.conversation.assistants import created_at
 from threadledger.domain.conversation.events import CompletionStored
+from threadledger.domain.conversation.files import FileSearch, StoreFile
 from threadledger.domain.conversation.listing import ConversationFilter
 from threadledger.domain.errors import CorruptEvent, InvalidInput, StoreUnavailable
 from threadledger.domain.failures import BackendEnd, Cause, Failure, concerns_backend
 from threadledger.domain.ids import new_id, now, to_iso
 from threadledger.domain.journal import StoredRow
 from threadledger.domain.journal.rows import EventMapper, PlainJSON
-from threadledger.domain.ledger import AssistantRecord, AssistantStore
+from threadledger.domain.ledger import (
+    AssistantRecord,
+    AssistantStore,
+    FileRecord,
+    FileStore,
+    VectorStoreRecord,
+    VectorStores,
+)
 
-NAMES = ["audit", "conversations", "search", "assistants", "completions"]
+NAMES = ["audit", "conversations", "search", "assistants", "completions", "files", "stores", "passages"]
 EVERYTHING = FailureFilter()
-ASSISTANTS = COMPLETIONS = 10
+ASSISTANTS = COMPLETIONS = FILES = 10
 """More than a small batch."""
 
 READ_ALL = """
@@ -94,8 +102,32 @@ def fill(ledger, conversations=5, messages=6):
     assistants = AssistantStore(ledger.journal)
     for number in range(ASSISTANTS):
         assistants.define(AssistantRecord(f"asst_{number}", "m", Profile(f"John {number}"), created_at=now()))
+    put_files(ledger)
     for number in range(COMPLETIONS):
         ledger.journal.commit(f"k{number % conversations}", lambda it, number=number: store_completion(it, number))
+
+
+def put_files(ledger):
+    """Files, and a vector store that has them all."""
+    store = FileStore(ledger.journal)
+    made = [
+        store.create(FileRecord(f"file-{number}", f"{number}.txt", "user_data"), [b"word"], f"upload {number}")
+        for number in range(FILES)
+    ]
+    files = [StoreFile(each.file_id, each.filename, size=4, text_bytes=4, blob=each.blob) for each in made]
+    stores, record = VectorStores(ledger.journal), VectorStoreRecord("vs_0")
+    stores.create(record)
+    for each in files:
+        stores.add(record, [each], idempotency_key=f"add {each.file_id}")
+
+
+def found_files(ledger):
+    """The ids of the files that are listed, that a store has, and in which a word is found."""
+    lists = ledger.journal.views.files
+    listed = [each.file_id for each in lists.files("", 99, at=to_iso(now()))]
+    stored = [each.file_id for each in lists.store_files("vector_store:/vs_0", 99)]
+    hits = lists.search(FileSearch(["vector_store:/vs_0"], ["word"], 50))
+    return listed, stored, sorted((each.file_id for each in hits), reverse=True)
 
 
 def store_completion(conversation, number):
@@ -176,6 +208,8 @@ def assert_right(ledger):
     assert views.hits("word") == words[::-1]
     assert [each.defined for each in views.assistants("", 99)] == folded_assistants(ledger)
     assert views.completions("", 99) == folded_completions(ledger)
+    files = [each.file_id for _, each in ledger.journal.logged(topics=["FileStored"])]
+    assert found_files(ledger) == (files[::-1], files[::-1], files[::-1])
 
 
 def status_of(ledger, name):
@@ -247,6 +281,7 @@ def test_streams_that_are_no_conversations_are_passed_over(open_any_store):
     assert len(ledger.journal.views.hits("word")) == 30
     assert len(ledger.journal.views.assistants("", 99)) == ASSISTANTS
     assert len(ledger.journal.views.completions("", 99)) == COMPLETIONS
+    assert [*map(len, found_files(ledger))] == [FILES] * 3
     assert [(each["lag"], each["parked"]) for each in ledger.journal.views.status()] == [(0, 0)] * len(NAMES)
 
 
@@ -685,9 +720,7 @@ def test_a_view_that_is_rebuilt_while_it_catches_up_catches_up(open_any_store, m
 
 def test_a_view_that_there_is_not_is_refused_before_anything_is_built(open_any_store, any_database):
     ledger = open_any_store()
-    with pytest.raises(
-        InvalidInput, match="no view 'sarch': choose from audit, conversations, search, assistants, completions"
-    ):
+    with pytest.raises(InvalidInput, match=f"no view 'sarch': choose from {', '.join(NAMES)}"):
         ledger.journal.views.rebuild(["audit", "sarch"])
     assert generations(any_database, "audit") == []
 

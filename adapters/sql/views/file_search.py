@@ -120,7 +120,7 @@ class FileSearchView(View[Known, IndexChanges]):
     The words of a file that is removed are removed. Those of a deleted store stay in SQLite's index, where no query finds them.
     """
 
-    name = "file_search"
+    name = "passages"
     version = 1
     topics = (
         events.VectorStoreFilesAdded.__name__,
@@ -327,8 +327,8 @@ def _singular(word: str) -> str:
 def _weights(numbers: Mapping[str, int], count: int) -> dict[str, float]:
     """Return the weight of each word of a query: the rarer in the store, the greater.
 
-    Common words are left out unless all are, or all passages that have one are candidates. Words that the store does not have weigh
-    little: the same for all passages, which then match less. Without any word that the store has, there are no weights.
+    Common words are left out unless all are, or all passages that have one are candidates. Words that the store does not have
+    weigh little: the same for all passages, which then match less. Without any word that the store has, there are no weights.
     """
     chosen = [word for word in numbers if word not in STOP_WORDS]
     most = COMMON_SHARE * count if count > CANDIDATES_MAX else count

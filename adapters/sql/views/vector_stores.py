@@ -62,7 +62,7 @@ Operation = tuple[str, tuple[Any, ...]]
 class VectorStoresView(View[None, list[Operation]]):
     """Store the place of every vector store in the list of its tenant, its files, and their numbers."""
 
-    name = "vector_stores"
+    name = "stores"
     version = 1
     topics = (
         events.VectorStoreDefined.__name__,
