@@ -44,6 +44,7 @@ class ChatOnly:
         self.left = threading.Event()
         """Set when a client has closed its connection while its request was held."""
         self._failures: list[int] = []
+        self._free = 0
         self._released = threading.Event()
         self._released.set()
         self._numbers = count(1)
@@ -63,8 +64,12 @@ class ChatOnly:
             self._failures += statuses
 
     @contextmanager
-    def held(self) -> Iterator[None]:
-        """Let the requests that arrive wait until the context ends; the first half of a stream is sent before."""
+    def held(self, free: int = 0) -> Iterator[None]:
+        """Let the requests that arrive wait until the context ends; the first half of a stream is sent before.
+
+        The next `free` ones do not wait.
+        """
+        self._free = free
         self._released.clear()
         try:
             yield
@@ -103,6 +108,10 @@ class ChatOnly:
 
     def wait(self, connection: socket.socket) -> None:
         """Wait until requests are not held, or the client has closed its connection."""
+        with self._lock:
+            if self._free:
+                self._free -= 1
+                return
         end = time.monotonic() + HELD_SECONDS_MAX
         while not self._released.wait(LOOK_SECONDS) and time.monotonic() < end:
             if select.select([connection], [], [], 0)[0] and not connection.recv(1, socket.MSG_PEEK):

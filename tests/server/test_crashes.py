@@ -363,6 +363,33 @@ def test_the_run_of_a_killed_server_is_continued_by_the_other(
     assert (failure.cause, failure.next) == ("interrupted", "retried")
 
 
+def test_a_search_of_a_killed_server_is_not_made_again_and_its_result_is_cited_by_the_other(
+    pair: Pair, upstream: ChatOnly, postgres_url: str
+) -> None:
+    upstream.arguments = '{"query": "vacation"}'
+    file = pair.at_one.files.create(file=("handbook.md", b"25 vacation days"), purpose="assistants")
+    store = pair.at_one.vector_stores.create(file_ids=[file.id])
+    search: Any = [{"type": "file_search"}]
+    resources: Any = {"file_search": {"vector_store_ids": [store.id]}}
+    pair.at_one.beta.assistants.update(pair.assistant_id, tools=search, tool_resources=resources)
+    with upstream.held(free=1):
+        run = pair.run()
+        upstream.wait_for(2)  # the second one has the result of the search
+        pair.one.kill()
+        upstream.wait_for(3)
+    assert pair.poll(run).status == "completed"
+    message = pair.at_other.beta.threads.messages.list(pair.thread_id).data[0]
+    (cited,) = message.content[0].text.annotations
+    assert (cited.text, cited.file_citation.file_id) == ("【1†handbook.md】", file.id)
+    steps = pair.at_other.beta.threads.runs.steps.list(run.id, thread_id=pair.thread_id).data
+    assert [each.type for each in steps] == ["message_creation", "tool_calls"]
+    with open_ledger(load_settings(db=postgres_url)) as ledger:
+        roles = [
+            event.role for event in ledger.journal.history(pair.thread_id) if isinstance(event, e.MessageJournaled)
+        ]
+    assert roles == ["user", "assistant", "tool", "assistant"]
+
+
 @pytest.fixture
 def polling(
     start: Callable[..., ServerProcess], connect: Callable[[str], openai.OpenAI], any_db_url: str, port: int
