@@ -4,8 +4,9 @@ background."""
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -159,6 +160,7 @@ def _begun(served: Served, call: ServedCall, wanted: WantedResponse, target: Tar
         target.behind,
         wanted.metadata,
         wanted.request,
+        is_repeated=call.repeated,
     )
     if not wanted.is_background:
         runner.reserve(share)
@@ -212,23 +214,23 @@ class ResponseDelivery:
     def answered(self) -> Json | EventStream:
         """Return the response when it has ended, its stream, or at once if it is answered in the background."""
         if self._found.response.is_streamed:
-            frames = _frames(self._served, self._call, self._found, self._live, self._leave)
+            frames = _frames(self._call, self._found, self._live, self._leave)
             return EventStream("responses", frames, lambda _status: self._leave())
         if self._found.response.is_background:
             return self._found.object()
         return self._whole()
 
     def _whole(self) -> Json:
+        followed = FollowedResponse(self._call, self._found, self._live)
         try:
-            for _ in _until_ended(self._served, self._call, self._found, self._live):
-                pass
+            deque(followed.parts(), maxlen=0)
         finally:
             self._leave()
         if self._call.gone.is_set():
             raise ApiError(503, "The client has disconnected, or the server stops.", kind=SERVER_ERROR, headers=AGAIN)
         if self._live is not None and isinstance(self._live.error, AllBackendsFailed):
             raise refusal_of_failure(self._live.error)
-        return _again(self._found).object()
+        return followed.found.object()
 
     def _leave(self) -> None:
         """Cancel a response that nobody waits for any more."""
@@ -239,23 +241,29 @@ class ResponseDelivery:
             _cancelled(self._served, self._found, CLIENT_LEFT)
 
 
-def _until_ended(
-    served: Served, call: ServedCall, found: FoundResponse, live: LiveRun | None
-) -> Iterator[list[object]]:
-    """Yield the parts of the answer as they arrive, until the response has ended or the client has left.
+class FollowedResponse:
+    """Follow a response until it has ended, or until its client has left."""
 
-    A response of another process is looked at again and again: its parts are not seen.
-    """
-    if live is not None:
-        yield from live.listen(call.gone.is_set)
-    while not call.gone.is_set() and not _again(found).response.ended:
-        if call.gone.wait(LISTEN_SECONDS):
-            return
-        yield []
+    def __init__(self, call: ServedCall, found: FoundResponse, live: LiveRun | None) -> None:
+        self.found = found
+        """The response as it was read last; at the end, as it has ended."""
+        self._gone, self._live = call.gone, live
+
+    def parts(self) -> Iterator[list[object]]:
+        """Yield the parts of the answer as they arrive.
+
+        A response of another process is read again and again: its parts are not seen.
+        """
+        if self._live is not None:
+            yield from self._live.listen(self._gone.is_set)
+        while not self._gone.is_set():
+            self.found = _again(self.found)
+            if self.found.response.ended or self._gone.wait(LISTEN_SECONDS):
+                return
+            yield []
 
 
 def _frames(
-    served: Served,
     call: ServedCall,
     found: FoundResponse,
     live: LiveRun | None,
@@ -271,11 +279,12 @@ def _frames(
         search = search_name(found.profile.tools) if found.profile is not None else ""
         writer = ResponseWriter(found.object(), after, search)
         yield framed(writer.begin())
-        for parts in _until_ended(served, call, found, live):
+        followed = FollowedResponse(call, found, live)
+        for parts in followed.parts():
             yield framed(event for part in parts for event in writer.of_part(part))
         if call.gone.is_set():
             return
-        yield framed(writer.end(_again(found).object())) + sse.frame(sse.DONE)
+        yield framed(writer.end(followed.found.object())) + sse.frame(sse.DONE)
     finally:
         leave()
 
@@ -286,7 +295,9 @@ def _found(journal: Journal, key: str, event: e.ExchangeRequested) -> FoundRespo
 
 
 def _again(found: FoundResponse) -> FoundResponse:
-    return _found(found.journal, found.key, found.response.request)
+    event = found.response.request
+    response = folded_response(found.journal.history(found.key, event.originator_version), event)
+    return replace(found, response=response)
 
 
 # Reading
@@ -334,7 +345,7 @@ def retrieve(served: Served, call: ServedCall) -> Json | EventStream:
     if not _AFTER.fullmatch(given):
         raise errors.wrong_type("starting_after", "an integer", given)
     live = served.runner.live(found.exchange_id) if not found.response.ended else None
-    return EventStream("responses", _frames(served, call, found, live, after=int(given)))
+    return EventStream("responses", _frames(call, found, live, after=int(given)))
 
 
 def cancel(served: Served, call: ServedCall) -> Json:

@@ -59,6 +59,8 @@ class ResponseRequest:
     metadata: Mapping[str, str] = field(default_factory=dict)
     request: Mapping[str, Any] = field(default_factory=dict)
     """What else it says, as JSON."""
+    is_repeated: bool = True
+    """Whether a request with its key may be stored already."""
 
 
 def request_response(
@@ -91,7 +93,7 @@ def request_response(
             made(cursor)
 
     def decide(conversation: Conversation) -> e.ExchangeRequested:
-        earlier = journal.keyed(key, wanted.idempotency_key)
+        earlier = journal.keyed(key, wanted.idempotency_key) if wanted.is_repeated else None
         if isinstance(earlier, e.ExchangeRequested):
             return earlier
         end = end_of_memory(journal, key, conversation)
