@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 
-from threadledger.domain.conversation import Conversation
+from threadledger.domain.conversation import CONVERSATION, Conversation, key_of
 from threadledger.domain.conversation import events as e
 from threadledger.domain.conversation.messages import JournaledMessage, Message
 from threadledger.domain.errors import ConversationBusy, ConversationNotFound
@@ -24,8 +24,8 @@ from . import tenants
 from .calls import Handler, Served, ServedCall, deleted_once
 from .contents import seconds, texts_in
 from .files import with_files
-from .ids import new_id
-from .items import is_search_result, items_of, message_digits, messages_in, search_of
+from .ids import new_id, uuid_in
+from .items import is_search_result, items_of, message_digits, messages_in, reference_in, search_of
 from .pages import PageQuery, page_of
 from .threads import FoundThread, delete_conversation, find_thread, version_of_message
 
@@ -47,11 +47,49 @@ def find_conversation(served: Served, call: ServedCall, name: str | None = None)
         raise errors.not_found("Conversation", name) from None
 
 
+def with_references(served: Served, call: ServedCall, given: object, where: str) -> object:
+    """Return the items of a request, with the item itself where one is only named by its id.
+
+    It may be of any conversation of the caller, on any branch.
+
+    Raises:
+        ApiError: a 404.
+    """
+    if not isinstance(given, list):
+        return given
+    found: list[object] = []
+    for index, each in enumerate(given):
+        name = reference_in(each)
+        item = _named_item(served, call, name) if name is not None else each
+        if item is None:
+            raise ApiError(404, f"Item with id '{name}' not found.", param=f"{where}[{index}]")
+        found.append(item)
+    return found
+
+
+def _named_item(served: Served, call: ServedCall, item_id: str) -> Json | None:
+    """Return an item by its id, which leads to its message by the index: the ids of answers are known before they are stored."""
+    digits, journal = message_digits(item_id), served.journal_of(call.caller)
+    message_id = uuid_in("", digits) if digits is not None else None
+    for stream, version in journal.addressed([message_id]).get(message_id, []) if message_id is not None else ():
+        if not stream.startswith(CONVERSATION) or not tenants.reaches(call.caller, key := key_of(stream)):
+            continue
+        if version <= journal.deleted_version(key):
+            continue
+        places = journal.places(key)
+        message = places.at(version)
+        if places.is_hidden(message):
+            continue
+        items = items_of(message, journal.read_blob, search_of(message))
+        return next((each for each in items if each["id"] == item_id), None)
+    return None
+
+
 def _given_items(served: Served, call: ServedCall) -> list[Message]:
     """Return the messages that the items of a request say, with the data in them stored."""
     given = validation.array(call.body.get("items") or [], "items", CONVERSATION_ITEMS_PER_CALL_MAX)
-    journal = served.journal_of(call.caller)
-    return [journal.keep(with_files(served, call.caller, each, "items")) for each in messages_in(given, "items")]
+    journal, items = served.journal_of(call.caller), with_references(served, call, given, "items")
+    return [journal.keep(with_files(served, call.caller, each, "items")) for each in messages_in(items, "items")]
 
 
 def create(served: Served, call: ServedCall) -> Json:

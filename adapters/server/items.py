@@ -19,7 +19,7 @@ from threadledger.domain.conversation.native import RESPONSES, with_texts_in_pla
 from threadledger.domain.conversation.parts import Audio, File, Image, Part, Text, Verbatim
 from threadledger.domain.errors import InvalidMessage
 
-from ..wire import ApiError, Json, validation
+from ..wire import Json, validation
 from ..wire.errors import bad_request, missing, wrong_type, wrong_value
 from ..wire.items import ITEM_TYPES, id_prefix
 from ..wire.limits import CALL_ID_MAX_CHARS, ITEM_ROLES
@@ -32,6 +32,7 @@ ReadBlob = Callable[[str], Iterator[bytes]]
 
 INPUT_PARTS = ("input_text", "input_image", "input_file")
 REFERENCE = "item_reference"
+"""Type of an item of a request that names another item by its id; an object with nothing but an id is one too."""
 
 _ITEM_ID = re.compile(r"[a-z]+_([0-9a-f]{32})[0-9]{0,4}")
 _ANNOTATIONS: Mapping[str, frozenset[str]] = {
@@ -77,13 +78,7 @@ def _kind_of(item: Json, where: str) -> str:
     kind = item.get("type", "message" if "role" in item else None)
     if kind is None:
         raise missing(f"{where}.type")
-    if validation.string(kind, f"{where}.type") == REFERENCE:
-        raise ApiError(
-            404,
-            f"Item with id '{item.get('id')!s:.100}' not found: this server finds items by their conversation alone. Send the "
-            "item itself, or continue by 'previous_response_id' or 'conversation'.",
-            param=where,
-        )
+    validation.string(kind, f"{where}.type")
     if kind not in ITEM_TYPES and not is_of_the_model(item, kind):  # a model's newer items are kept as they are
         raise wrong_value(f"{where}.type", kind, ITEM_TYPES)
     return str(kind)
@@ -203,6 +198,13 @@ def is_search_result(message: JournaledMessage) -> bool:
     if not message.is_tool_result or message.run_id is None:
         return False
     return bool(hits_in(message.message.text)) or NOTHING_FOUND in message.message.text
+
+
+def reference_in(item: Any) -> str | None:
+    """Return the id of the item that an item of a request only names; None if it is no such item."""
+    if not isinstance(item, Mapping) or not item.keys() <= {"id", "type"} or item.get("type") not in (REFERENCE, None):
+        return None
+    return item["id"] if isinstance(item.get("id"), str) else None
 
 
 def message_digits(item_id: str) -> str | None:

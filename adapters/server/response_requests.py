@@ -22,6 +22,7 @@ from ..wire.limits import CHAT_TOOLS_MAX
 from ..wire.options import RESPONSE_OPTIONS, check_options
 from ..wire.shapes import anything, boolean, mapping, nullable, record, text, whole
 from .calls import Served, ServedCall
+from .conversations import with_references
 from .file_search import FILE_SEARCH
 from .files import with_files
 from .hosted_tools import SERVER_RUN, checked_choice, checked_tools, require_dropping
@@ -148,7 +149,8 @@ def input_messages(served: Served, call: ServedCall) -> list[Message]:
     Raises:
         ApiError: a 400, or a 404 because a file is not the caller's.
     """
-    given = messages_in(call.body["input"], "input") if call.body.get("input") is not None else []
+    items = with_references(served, call, call.body.get("input"), "input")
+    given = messages_in(items, "input") if items is not None else []
     return [with_files(served, call.caller, each, "input") for each in given]
 
 

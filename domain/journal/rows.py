@@ -127,8 +127,9 @@ class EventMapper(Mapper[str]):
         if type(event) is MessageJournaled:
             if event.idempotency_key is not None or event.source == Source.IMPORT:
                 values.update(_places_of(event))
-            elif event.message_id[:MOMENT_CHARS] != event.event_id[:MOMENT_CHARS]:  # it was made before, for a stream
-                values["addresses"] = addresses_of((event.message_id,), event.timestamp)
+            elif event.message_id[:MOMENT_CHARS] != event.event_id[:MOMENT_CHARS]:
+                # It was made before, for a client, who may name it without its conversation.
+                values["addresses"] = (indexed(event.message_id),)
         elif type(event) is ConversationStarted and event.origin:
             values["addresses"] = addresses_of(ids_of_thread(event.origin), event.timestamp)
         else:

@@ -446,3 +446,24 @@ def test_a_response_is_shown_its_own_chain_whatever_was_continued_before(
             continue
         names.append(ask(api, text, **more).id)
         assert shown(upstream) == chains.answer(previous, text)
+
+
+class TestReferences:
+    def test_an_item_of_an_answer_is_named_by_its_id(self, api: OpenAI, upstream: ChatOnly) -> None:
+        upstream.calls_functions = True
+        called = ask(api, "Weather?", tools=[FUNCTION])
+        call = called.output[0]
+        result: Any = {"type": "function_call_output", "call_id": call.call_id, "output": "Sunny"}
+        named: Any = {"type": "item_reference", "id": call.id}
+        answer = ask(api, [{"role": "user", "content": "Weather?"}, named, result], tools=[FUNCTION])
+        assert answer.output_text == "The function said: Sunny"
+        ask(api, [{"id": answer.output[0].id}, {"role": "user", "content": "Thanks"}])
+        assert shown(upstream) == ["The function said: Sunny", "Thanks"]
+
+    def test_an_item_that_nobody_has_or_that_was_deleted_is_refused(self, api: OpenAI) -> None:
+        conversation = api.conversations.create()
+        [item] = ask(api, "One", conversation=conversation.id).output
+        api.conversations.items.delete(item.id, conversation_id=conversation.id)
+        for name in (item.id, "msg_none", f"msg_{'0' * 32}"):
+            with pytest.raises(openai.NotFoundError, match=f"Item with id '{name}' not found"):
+                ask(api, [{"type": "item_reference", "id": name}])
