@@ -27,7 +27,8 @@ def first_run(journal: Journal, key: str, exchange_id: str, version: int | None)
     """Return the first run of an exchange, whose first event has this version; None if there is no such exchange."""
     if version is None:
         return None
-    run = folded_run(journal.history(key, version - 1), exchange_id, key)
+    lookups = journal.lookups(key)
+    run = folded_run(lookups.after(version - 1) if lookups is not None else (), exchange_id, key)
     return run if run.created_at is not None else None
 
 

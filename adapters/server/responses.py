@@ -290,14 +290,19 @@ def _frames(
 
 
 def _found(journal: Journal, key: str, event: e.ExchangeRequested) -> FoundResponse:
-    response = folded_response(journal.history(key, event.originator_version), event)
-    return FoundResponse(key, journal, response, journal.profile(event.profile_hash))
+    return FoundResponse(key, journal, _folded(journal, key, event), journal.profile(event.profile_hash))
 
 
 def _again(found: FoundResponse) -> FoundResponse:
-    event = found.response.request
-    response = folded_response(found.journal.history(found.key, event.originator_version), event)
-    return replace(found, response=response)
+    return replace(found, response=_folded(found.journal, found.key, found.response.request))
+
+
+def _folded(journal: Journal, key: str, event: e.ExchangeRequested) -> ServedResponse:
+    """Return a response as it is now; one whose conversation was deleted was cancelled with it."""
+    lookups = journal.lookups(key)
+    if lookups is None or event.originator_version <= lookups.floor:
+        return ServedResponse(event, ended="cancelled")
+    return folded_response(lookups.after(event.originator_version), event)
 
 
 # Reading

@@ -84,6 +84,24 @@ class Lookups:
                 last = min(self._log.version_at(stream, to_iso(moment + age)), newest)
             low, high, step = before, after, min(step * 2, ROWS_AT_ONCE)
 
+    @property
+    def floor(self) -> int:
+        """Return the version up to which events are of a deleted conversation that had the same key; 0 without one."""
+        return self._floor
+
+    def after(self, version: int) -> Iterator[e.Event]:
+        """Yield the events after a version, oldest first; few are read at first, because an exchange ends after few.
+
+        Raises:
+            CorruptEvent: one cannot be read, or was changed.
+        """
+        low, step = max(version, self._floor), ROWS_AT_FIRST
+        while low < self._head.version:
+            high = min(low + step, self._head.version)
+            rows = self._log.stream_rows(self._head.stream, low, high, page=step, changed=refuse_changed)
+            yield from map(restore, rows)
+            low, step = high, min(step * 4, ROWS_AT_ONCE)
+
     def requests_between(self, low: int, high: int) -> Iterator[e.ExchangeRequested]:
         """Yield the requests of exchanges that were stored between two versions, and shortly before the first."""
         low = max(low - ROWS_AT_FIRST, self._floor)
