@@ -19,6 +19,7 @@ import pytest
 from threadledger.adapters.wire.routes import ROUTES, Route
 
 from .chat_only import ChatOnly
+from .route_requests import FORM, encoded
 
 Json = dict[str, Any]
 
@@ -26,6 +27,7 @@ FUNCTION = {"type": "function", "function": {"name": "weather", "parameters": {"
 QUESTION = {"role": "user", "content": "How is the weather?"}
 BY_OPERATION = {route.operation: route for route in ROUTES}
 ASSISTANTS = {route.operation: route for route in ROUTES if route.api == "assistants"}
+OF_FILES = {route.operation: route for route in ROUTES if route.api == "files"}
 POLLS_MAX = 10_000
 
 
@@ -42,9 +44,10 @@ class Side:
         path = re.sub(r"\{(\w+)\}", lambda found: str(self.put(given.get(found[1], f"${found[1]}"))), route.template)
         connection = http.client.HTTPConnection(url.netloc, timeout=60)
         try:
-            payload = None if route.method == "GET" else json.dumps(self.put(body or {}))
+            raw_body, content_type = encoded(self.put(body or {}))
+            payload = None if route.method == "GET" else raw_body
             headers = {
-                "content-type": "application/json",
+                "content-type": content_type,
                 "authorization": "Bearer sk-test",
                 "openai-beta": "assistants=v2",
             }
@@ -54,6 +57,8 @@ class Side:
         finally:
             connection.close()
         kind = (answer.headers["content-type"] or "").partition(";")[0]
+        if kind == "application/octet-stream":
+            return answer.status, kind, raw.decode()
         return answer.status, kind, events_in(raw.decode()) if kind == "text/event-stream" else json.loads(raw)
 
     def put(self, value: Any) -> Any:
@@ -115,7 +120,9 @@ class Step:
     def on(self, side: Side) -> Any:
         """Send it to one side, and return what is compared."""
         for _ in range(POLLS_MAX):
-            status, kind, answer = side.ask(BY_OPERATION[self.operation], self.ids, self.body, self.query)
+            status, kind, answer = side.ask(
+                {**BY_OPERATION, **OF_FILES}[self.operation], self.ids, self.body, self.query
+            )
             if not self.until or answer.get("status") in self.until:
                 break
         for name, path in self.keep.items():
@@ -450,6 +457,34 @@ def test_both_refuse_the_same_requests_in_the_same_way(answering: tuple[Side, Si
     pairs = {str(step): (step.on(provider), step.on(server)) for step in REFUSED}
     assert {name: pair for name, pair in pairs.items() if pair[0] != pair[1]} == {}
     assert {pair[0][0] for pair in pairs.values()} == {400, 404}
+
+
+UPLOAD = {FORM: ["notes.txt", "The parcel is in Lyon."], "purpose": "assistants"}
+FILE = {"file_id": "$file"}
+STORY_OF_FILES = [
+    Step("create_file", body=UPLOAD, keep={"file": "id"}),
+    Step("create_file", body={**UPLOAD, "expires_after[anchor]": "created_at", "expires_after[seconds]": "3600"}),
+    Step("retrieve_file", FILE),
+    Step("retrieve_file_content", FILE),
+    Step("list_files"),
+    Step("list_files", query="?limit=1&order=asc&purpose=assistants"),
+    Step("list_files", query="?after=$file"),
+    Step("create_file", body={"purpose": "assistants"}),
+    Step("create_file", body={**UPLOAD, "purpose": "odd"}),
+    Step("create_file", body={FORM: UPLOAD[FORM]}),
+    Step("create_file", body={**UPLOAD, "expires_after[anchor]": "created_at", "expires_after[seconds]": "1"}),
+    Step("list_files", query="?after=file-0123"),
+    Step("list_files", query="?limit=many"),
+    Step("delete_file", FILE),
+    *(Step(operation, FILE) for operation in ("retrieve_file", "retrieve_file_content", "delete_file")),
+]
+
+
+def test_files_have_the_same_answers_from_both(sides: tuple[Side, Side]) -> None:
+    provider, server = sides
+    assert {step.operation for step in STORY_OF_FILES} == OF_FILES.keys()
+    pairs = {f"{number}. {step}": (step.on(provider), step.on(server)) for number, step in enumerate(STORY_OF_FILES)}
+    assert {name: pair for name, pair in pairs.items() if pair[0] != pair[1]} == {}
 
 
 def test_a_run_that_fails_is_the_same_object_and_the_same_stream_from_both(
