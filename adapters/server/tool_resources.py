@@ -96,7 +96,7 @@ def attached(served: Served, call: ServedCall, thread_id: str, resources: Json, 
     known = next(iter(stores_in(resources)), None)
     record = stores.get(tenant, known) if known is not None else None
     if record is None:
-        store_id = new_id(STORE, thread_id)
+        store_id = new_id(STORE, f"{thread_id}\n{call.request_key}")
         record = VectorStoreRecord(store_id, tenant, expires_days=THREAD_STORE_DAYS)
         stores.create(record)
     stores.add(record, files, idempotency_key=f"{call.idempotency_key}:attached")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from threadledger.domain.conversation.file_text import FILE_TEXT_BYTES_MAX, NoText, text_of_file, too_long
 from threadledger.domain.conversation.files import Chunking, ListPlace, StoreFile
-from threadledger.domain.ids import from_iso
+from threadledger.domain.ids import from_iso, to_iso
 from threadledger.domain.ledger import FileRecord, FileStore, VectorStoreRecord, VectorStores
 
 from ..wire import Json, objects, store_bodies, validation
@@ -257,7 +257,7 @@ def _named(stores: VectorStores, call: ServedCall) -> VectorStoreRecord:
 
 
 def _file(stores: VectorStores, record: VectorStoreRecord, file_id: str) -> StoreFile:
-    found = stores.lists.store_file(record.stream, file_id)
+    found = stores.file(record, file_id)
     if found is None:
         raise no_such("file", file_id)
     return found
@@ -321,7 +321,8 @@ def read_files(served: Served, call: ServedCall, wanted: Sequence[Wanted], param
     found: list[StoreFile] = []
     for record, (_, attributes, chunking) in zip(records, wanted, strict=True):
         made = StoreFile(record.file_id, record.filename, size=record.size, attributes=attributes, blob=record.blob)
-        made = replace(made, chunking=Chunking(*chunking))
+        expires = to_iso(record.expires_at) if record.expires_at is not None else None
+        made = replace(made, chunking=Chunking(*chunking), expires_at=expires)
         try:
             if record.size > FILE_TEXT_BYTES_MAX:
                 raise too_long(record.size)

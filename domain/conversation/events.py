@@ -553,7 +553,7 @@ class VectorStoreFilesAdded(Event, frozen=True, kw_only=True):
     """Record that a vector store has these files from now on, on the stream of the store.
 
     Each has its `file_id`, `filename`, `size`, the address `blob` of its bytes, `attributes`, `chunking` (`size` and `overlap` in
-    tokens), the `bytes` of its text, and an `error` (`code`, `message`) if it cannot be searched.
+    tokens), the `bytes` of its text, and an `error` (`code`, `message`) if it cannot be searched; `expires_at` if it expires.
     """
 
     vector_store_id: str

@@ -48,6 +48,8 @@ class StoreFile:
     blob: str = ""
     """Address of its bytes, behind the `PREFIX_BYTES` other ones."""
     number: int = 0
+    expires_at: str | None = None
+    """Time from which the file can no longer be read, nor found (ISO 8601)."""
 
     @property
     def status(self) -> str:
@@ -64,6 +66,8 @@ class StoreFile:
         entry: dict[str, Any] = {"file_id": self.file_id, "filename": self.filename, "size": self.size}
         entry |= {"blob": self.blob, "bytes": self.text_bytes, "attributes": dict(self.attributes)}
         entry["chunking"] = self.chunking._asdict()
+        if self.expires_at is not None:
+            entry["expires_at"] = self.expires_at
         return entry | ({"error": {"code": self.error[0], "message": self.error[1]}} if self.error is not None else {})
 
 
@@ -81,6 +85,7 @@ def store_file(entry: Mapping[str, Any], created_at: str, number: int) -> StoreF
         (str(error["code"]), str(error["message"])) if error else None,
         str(entry.get("blob", "")),
         number,
+        entry.get("expires_at"),
     )
 
 
@@ -114,6 +119,8 @@ class FileSearch:
     score_min: float = 0.0
     accepts: Callable[[Mapping[str, Any]], bool] = lambda _: True
     """Function that returns whether files with these attributes are searched."""
+    at: str = ""
+    """Time of the search (ISO 8601): files that have expired are left out."""
 
 
 class FoundChunk(NamedTuple):

@@ -192,6 +192,12 @@ class VectorStores:
         states = ((store_id, msgspec.json.decode(state, type=_State)) for store_id, state in kept)
         return [_record(tenant, store_id, state) for store_id, state in states], len(found) > limit
 
+    def file(self, record: VectorStoreRecord, file_id: str) -> StoreFile | None:
+        """Return a file of a vector store; None if it has no such file, or one that has expired."""
+        found = self.lists.store_file(record.stream, file_id)
+        is_expired = found is not None and found.expires_at is not None and found.expires_at <= to_iso(now())
+        return None if is_expired else found
+
     def counts(self, record: VectorStoreRecord) -> FileCounts:
         """Count the files of a vector store."""
         return self.lists.counts(record.stream)
@@ -203,7 +209,7 @@ class VectorStores:
             self._note_use(each)
         if not searched:
             return []
-        return self.lists.search(replace(wanted, stores=[each.stream for each in searched]))
+        return self.lists.search(replace(wanted, stores=[each.stream for each in searched], at=to_iso(now())))
 
     def _note_use(self, record: VectorStoreRecord) -> None:
         is_recent = record.used_at is not None and (now() - record.used_at).total_seconds() < USE_NOTED_SECONDS

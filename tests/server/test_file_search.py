@@ -254,6 +254,10 @@ def test_files_that_a_message_attaches_are_searched_in_its_thread_alone(desk: De
     assert listed["tool_resources"]["file_search"]["vector_store_ids"] == [own]
     desk.run(desk.thread(), CALL, "25.")
     assert {each["filename"] for each in desk.shown()["results"]} == {"handbook.md"}
+    desk.client.vector_stores.delete(own)
+    desk.beta.threads.messages.create(thread_id, role="user", content="And now?", attachments=given)
+    desk.run(thread_id, CALL, "25.")
+    assert {each["filename"] for each in desk.shown()["results"]} == {"handbook.md", "second.txt"}
 
 
 def test_a_request_can_describe_the_store_that_it_needs(desk: Desk) -> None:

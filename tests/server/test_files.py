@@ -282,7 +282,13 @@ def test_a_file_that_has_expired_is_gone_and_its_bytes_go_with_the_next_upload(
     batch = client.files.create(file=("b.jsonl", b"{}"), purpose="batch")
     assert made.expires_at == made.created_at + 3600
     assert batch.expires_at == batch.created_at + 30 * 86_400
-    monkeypatch.setattr("threadledger.domain.ledger.files.now", lambda: now() + timedelta(seconds=3601))
+    store = client.vector_stores.create(file_ids=[made.id]).id
+    assert len(client.vector_stores.search(store, query="x").data) == 1
+    for module in ("files", "vector_stores"):
+        monkeypatch.setattr(f"threadledger.domain.ledger.{module}.now", lambda: now() + timedelta(seconds=3601))
+    assert client.vector_stores.search(store, query="x").data == []
+    with pytest.raises(openai.NotFoundError):
+        client.vector_stores.files.content(made.id, vector_store_id=store)
     with pytest.raises(openai.NotFoundError):
         client.files.content(made.id)
     assert [each.id for each in client.files.list()] == [batch.id]

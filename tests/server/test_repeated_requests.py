@@ -17,13 +17,14 @@ from threadledger.adapters.server.runner import Runner
 from threadledger.domain.ledger import Ledger
 
 from .assistant_app import CALL, App
-from .route_requests import encoded
+from .route_requests import FORM, encoded
 from .speaking import SECONDS_MAX, until
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the SDK's, of every call of the Assistants API
 
 RETRY = {"x-stainless-retry-count": "1"}
 HELLO = {"role": "user", "content": "Where is my parcel?"}
+UPLOAD = {FORM: ["notes.txt", "The parcel is in Lyon."], "purpose": "assistants"}
 
 
 @pytest.fixture
@@ -31,7 +32,9 @@ def post(server: Any) -> Any:
     """Return a function that sends a POST and returns the object of its answer."""
 
     def send(path: str, body: Any, headers: Any = None) -> Any:
-        answer = httpx2.post(f"{server.base_url}{path}", json=body, headers=headers or {}, timeout=30)
+        raw, kind = encoded(body)
+        given = {"content-type": kind, **(headers or {})}
+        answer = httpx2.post(f"{server.base_url}{path}", content=raw, headers=given, timeout=30)
         assert answer.status_code == 200, answer.text
         return answer.json()
 
@@ -232,7 +235,15 @@ def test_a_repeated_change_does_not_undo_a_later_one(
 
 
 @pytest.mark.parametrize("headers", [RETRY, {**RETRY, "Idempotency-Key": "k-1"}, {"Idempotency-Key": "k-1"}])
-@pytest.mark.parametrize(("path", "body"), [("/threads", {"messages": [HELLO]}), ("/assistants", {"model": "m"})])
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/threads", {"messages": [HELLO]}),
+        ("/assistants", {"model": "m"}),
+        ("/files", UPLOAD),
+        ("/vector_stores", {"name": "notes"}),
+    ],
+)
 def test_what_is_created_twice_is_one_object(
     server: Any, ledger: Ledger, post: Any, client: OpenAI, headers: Any, path: str, body: Any
 ) -> None:
@@ -243,11 +254,14 @@ def test_what_is_created_twice_is_one_object(
     assert [each["id"] for each in listed["data"]] == [made["id"]]
 
 
-@pytest.mark.parametrize(("path", "body"), [("/threads", {}), ("/threads/runs", {"assistant_id": None})])
-def test_a_user_who_repeats_a_request_never_gets_the_new_thread_of_another_user(
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [("/threads", {}), ("/threads/runs", {"assistant_id": None}), ("/files", UPLOAD), ("/vector_stores", {})],
+)
+def test_a_user_who_repeats_a_request_never_gets_the_new_thread_or_file_of_another_user(
     app: App, server: Any, ledger: Ledger, post: Any, monkeypatch: pytest.MonkeyPatch, path: str, body: Any
 ) -> None:
-    body = dict.fromkeys(body, app.assistant.id)
+    body = body if path == "/files" else dict.fromkeys(body, app.assistant.id)
     waiting = threading.Event()
     made: list[Any] = []
     GATE.hold(waiting)

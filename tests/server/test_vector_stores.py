@@ -12,6 +12,7 @@ from openai import OpenAI
 
 from threadledger.adapters import load_settings, open_ledger
 from threadledger.adapters.server import vector_stores as handlers
+from threadledger.adapters.sql.views.file_search import FileSearchView
 from threadledger.domain.conversation import events as e
 from threadledger.domain.conversation.file_text import FILE_TEXT_BYTES_MAX, passages
 from threadledger.domain.conversation.files import Chunking, FileSearch, StoreFile
@@ -493,9 +494,15 @@ def test_a_file_that_is_changed_in_one_batch_of_events_is_indexed_as_it_is_at_th
 
 def test_texts_of_many_files_are_events_of_bounded_size(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("threadledger.domain.ledger.vector_stores.EVENT_TEXT_BYTES_MAX", 100)
-    shelf.fill("one", {f"{n}.txt": f"lantern number {n} " * 3 for n in range(7)})
-    added = [
+    shelf.fill("one", {f"{n}.txt": f"lantern {n} " * 400 for n in range(7)})
+    events = [
         each for each in shelf.journal.stream("vector_store:one/vs_1") if isinstance(each, e.VectorStoreFilesAdded)
     ]
-    assert len(added) == 7
-    assert len(shelf.found("one", "lantern")) == 7
+    assert len(events) == 7
+    assert len({name for name, *_ in shelf.found("one", "lantern")}) == 7
+    written: list[int] = []
+    apply = FileSearchView.apply
+    monkeypatch.setattr(FileSearchView, "apply", lambda *given: (written.append(len(given[3].steps)), apply(*given)))
+    monkeypatch.setattr("threadledger.adapters.sql.views.catching_up.BATCH_CHARS_MAX", 3_500)  # more than the events
+    shelf.journal.views.rebuild(["passages"])
+    assert [each for each in written if each] == [1] * 7

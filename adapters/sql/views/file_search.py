@@ -53,6 +53,9 @@ only if all words are."""
 MISSING_SHARE = 0.5
 """Weight of a word that the store does not have, as a share of the least weight of those that it has."""
 
+NEVER = "9999"
+"""Time after every other one (ISO 8601)."""
+
 OFTEN = 0.5
 """Number of occurrences of a word that count half, in a passage of average length."""
 
@@ -285,11 +288,11 @@ class FileSearchView(View[Known, IndexChanges]):
         for file_id, n, text, entry, attributes in transaction.each(
             query, (*index.given(expression), store, *index.ranked(expression))
         ):
-            given = json.loads(attributes)
-            if not wanted.accepts(given):
+            given, facts = json.loads(attributes), json.loads(entry)
+            if not wanted.accepts(given) or (facts.get("expires_at") or NEVER) <= wanted.at:
                 continue
             score = _score(text, weights, average)
-            yield FoundChunk(file_id, str(json.loads(entry).get("filename", "")), score, text, given, int(n))
+            yield FoundChunk(file_id, str(facts.get("filename", "")), score, text, given, int(n))
             most -= 1
             if not most:
                 return
