@@ -64,7 +64,7 @@ def _begin(
     except BaseException:
         served.runner.give_back(share)
         raise
-    live = served.runner.attend(wanted.completion_id, wanted.key, placed.exchange_id, exchange, share)
+    live = served.runner.attend(wanted.completion_id, wanted.key, exchange, event, share)
     return live, event
 
 

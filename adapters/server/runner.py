@@ -183,14 +183,15 @@ class Runner:
         """Give back what was reserved and is not used."""
         self._slots.give_back(share)
 
-    def attend(self, name: str, key: str, exchange_id: str, exchange: Exchange, share: str) -> LiveRun:
+    def attend(self, name: str, key: str, exchange: Exchange, request: e.ExchangeRequested, share: str) -> LiveRun:
         """Run an exchange for those who listen to it, unless it runs under this name; nothing continues it when all have left.
 
         It was reserved for `share`. Each listener has to `leave`.
         """
         with self._changed:
             before = self._attended.get(name)
-            live = before or self._new(key, exchange_id, share)
+            live = before or self._new(key, request.exchange_id, share)
+            live.version = request.originator_version
             live.listeners += 1
             self._attended[name] = live
             self._running.add(live)
@@ -457,8 +458,8 @@ class Runner:
         state = journal.state_of(head)
         if name in state.open_exchanges or name in state.abandoned:
             return False
-        if name not in state.answered:
-            return True  # it was of a deleted conversation whose key is used again
+        if name not in state.answered:  # it has not begun, or was of a deleted conversation whose key is used again
+            return live.version is None or live.version <= journal.deleted_version(live.key)
         newest = islice(journal.newest(live.key), NEWEST_EVENTS_READ)
         kinds = e.ExchangeCancelled, e.RunStarted, e.MessageJournaled  # what is older was of an earlier run of it
         last = next((event for event in newest if isinstance(event, kinds) and event.exchange_id == name), None)

@@ -13,6 +13,7 @@ from openai import OpenAI
 
 from threadledger.adapters.server import ServeSettings
 from threadledger.domain.conversation import events as e
+from threadledger.domain.exchange.exchange import Exchange
 from threadledger.domain.ledger import Ledger
 from threadledger.domain.memory.sending import losses_in_words
 
@@ -192,6 +193,38 @@ def test_requests_of_one_conversation_run_at_the_same_time(open_api: Callable[..
 
 
 # Functions
+
+
+@pytest.mark.parametrize("role", ["user", "assistant", "system"])
+def test_a_request_whose_exchange_has_not_begun_is_not_taken_for_one_that_another_process_has_ended(
+    server: Any, client: OpenAI, monkeypatch: pytest.MonkeyPatch, role: str
+) -> None:
+    run = Exchange.run
+
+    def look_first(self: Exchange) -> Any:
+        server.served.runner._break_off()  # as every second
+        return run(self)
+
+    monkeypatch.setattr(Exchange, "run", look_first)
+    assert ask(client, {"role": role, "content": "Hello"}).choices[0].finish_reason == "stop"
+
+
+def test_a_request_of_a_conversation_that_was_deleted_ends_although_the_key_is_used_again(
+    open_api: Callable[..., Any], upstream: ChatOnly
+) -> None:
+    server = open_api(retries=0)
+    ledger = server.served.ledger
+    with ThreadPoolExecutor() as threads, OpenAI(base_url=server.base_url, api_key="any", max_retries=0) as client:
+        with upstream.held():
+            asking = threads.submit(ask, client, {"role": "user", "content": "Hello"})
+            upstream.wait_for(1)
+            ledger.journal.commit("k", lambda conversation: conversation.delete(interrupting=True))  # as another server
+            ledger.conversation("k").append("user", "Another conversation")
+            server.served.runner._break_off()
+            upstream.wait_until_left()
+        with pytest.raises(openai.APIStatusError):
+            asking.result()
+    assert said(ledger, "k") == [("user", "Another conversation")]
 
 
 def test_a_call_ends_the_response_and_the_result_continues_the_exchange(
