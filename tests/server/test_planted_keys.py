@@ -20,7 +20,8 @@ from threadledger.adapters.sql import Database
 from threadledger.cli import main
 
 from .route_requests import HELLO, MODEL, SERVED, WEATHER
-from .speaking import SECONDS_MAX, Answered, bearer, say
+from .route_requests import RESPONSES_WEATHER as TOOL
+from .speaking import SECONDS_MAX, Answered, bearer, say, until
 from .test_command import Running, running
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the SDK's, of every call of the Assistants API
@@ -115,6 +116,22 @@ def faults(said: str) -> Iterator[dict[str, Any]]:
     yield {"reply": {"status": 502, "text": said}}
 
 
+def use_responses(server: Served, simulator: Any, client: OpenAI, said: str) -> None:
+    """Create responses of a conversation that fail in each way: whole, streamed, and in the background; read them all."""
+    conversation = server.heard(lambda: client.conversations.create(items=[HELLO]))  # type: ignore[list-item] # the SDK's own types
+    ask = partial(client.responses.create, model=MODEL, conversation=conversation.id, input="Hello", tools=[TOOL])  # type: ignore[list-item] # the SDK's own types
+    server.heard(ask)
+    for options in ({}, {"stream": True}, {"background": True}):
+        for fault in faults(said):
+            simulator.add_fault("POST /chat/completions", **fault)
+            made = server.heard(partial(ask, **options))
+            if options.get("background"):
+                until(lambda name=made.id: client.responses.retrieve(name).status == "failed")
+                server.heard(partial(client.responses.retrieve, made.id))
+                server.heard(partial(client.responses.input_items.list, made.id))
+    server.heard(partial(client.conversations.items.list, conversation.id))
+
+
 def work(server: Served, simulator: Any, key: str, other: str) -> str:
     """Use the API as an app does, with a provider that says keys in its errors; return the id of the thread."""
     said = f"no such key: {UPSTREAM}; not {key}, {other} or {SHAPED}; Authorization: Bearer {UPSTREAM}"
@@ -134,6 +151,7 @@ def work(server: Served, simulator: Any, key: str, other: str) -> str:
         for each in runs.list(thread.id).data:
             server.heard(lambda run_id=each.id: runs.steps.list(run_id, thread_id=thread.id))
         assert len({each.last_error.code for each in runs.list(thread.id).data if each.last_error}) > 1
+        use_responses(server, simulator, client, said)
     for wrong in (WRONG, SHAPED, UPSTREAM):
         with OpenAI(base_url=server.base_url, api_key=wrong, max_retries=0) as client:
             server.heard(client.models.list)
