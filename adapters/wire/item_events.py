@@ -16,7 +16,8 @@ def item_events(item: Json, index: int, partial_images: int = 0) -> Iterator[Jso
     """
     kind = item["type"]
     where = {"item_id": item.get("id", ""), "output_index": index}
-    yield _changed("added", index, item | _BEGINNINGS.get(kind, {}))
+    beginning = {name: value for name, value in _BEGINNINGS.get(kind, {}).items() if name != "content" or name in item}
+    yield _changed("added", index, item | beginning)
     if kind == "image_generation_call":
         yield from _image(item, where, partial_images)
     elif kind in _WRITERS:
@@ -28,7 +29,7 @@ _BEGINNINGS: Mapping[str, Json] = {
     "message": {"status": "in_progress", "content": []},
     "function_call": {"status": "in_progress", "arguments": ""},
     "custom_tool_call": {"input": ""},
-    "reasoning": {"summary": []},
+    "reasoning": {"summary": [], "content": []},
     "web_search_call": {"status": "in_progress"},
     "file_search_call": {"status": "in_progress", "results": None},
     "code_interpreter_call": {"status": "in_progress", "code": "", "outputs": None},
@@ -36,7 +37,7 @@ _BEGINNINGS: Mapping[str, Json] = {
     "mcp_call": {"status": "in_progress", "arguments": "", "output": None, "error": None},
     "mcp_list_tools": {"tools": [], "error": None},
 }
-"""Fields of an item that has just begun, by its type."""
+"""Fields of an item that has just begun, by its type; not each item of a type has a `content`."""
 
 
 def _changed(change: str, index: int, item: Json) -> Json:
