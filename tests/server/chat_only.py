@@ -30,7 +30,7 @@ class ChatOnly:
     `requests` are the bodies of the requests for completions, oldest first, with those that failed, and `other_paths` what
     was asked for besides. With `calls_functions`, a request that offers functions and ends with the user's message is
     answered with a call of the first one. `says_json` answers requests for JSON instead of the echo; `reason` is why answers
-    end. One that `breaks_off` closes the connection in the middle of a stream.
+    end, and `thinks` their reasoning. One that `breaks_off` closes the connection in the middle of a stream.
     """
 
     def __init__(self) -> None:
@@ -40,6 +40,7 @@ class ChatOnly:
         self.arguments = '{"place": "Lyon"}'
         self.says_json: str | None = None
         self.reason = "stop"
+        self.thinks = ""
         self.breaks_off = False
         self.left = threading.Event()
         """Set when a client has closed its connection while its request was held."""
@@ -97,7 +98,8 @@ class ChatOnly:
             return {"role": "assistant", "content": None, "tool_calls": [call]}, "tool_calls"
         speaker = "The function" if last["role"] == "tool" else "You"
         own = self.says_json if body.get("response_format") else None
-        return {"role": "assistant", "content": own or f"{speaker} said: {text}"}, self.reason
+        message = {"role": "assistant", "content": own or f"{speaker} said: {text}"}
+        return message | ({"reasoning_content": self.thinks} if self.thinks else {}), self.reason
 
     def arrive(self, body: Json) -> int | None:
         """Note a request; return the status with which it fails, or None."""
@@ -214,7 +216,9 @@ class _Request(BaseHTTPRequestHandler):
 
 
 def _deltas(message: Json) -> Iterator[Json]:
-    """Yield a message word by word; the arguments of a call in two pieces."""
+    """Yield a message word by word, its reasoning first; the arguments of a call in two pieces."""
+    for piece in re.findall(r"\s*\S+|\s+$", message.get("reasoning_content") or ""):
+        yield {"reasoning_content": piece}
     for piece in re.findall(r"\s*\S+|\s+$", message["content"] or ""):
         yield {"content": piece}
     for index, call in enumerate(message.get("tool_calls", ())):

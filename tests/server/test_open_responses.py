@@ -38,6 +38,9 @@ PERSON = {
     "schema": {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]},
     "strict": True,
 }
+OPENAI_NAMES = {f"response.reasoning.{each}": f"response.reasoning_text.{each}" for each in ("delta", "done")}
+"""Names of events in Open Responses and at OpenAI, where they differ; the server sends the latter, which all clients know."""
+
 ENDS = {"completed": "response.completed", "incomplete": "response.incomplete", "failed": "response.failed"}
 
 
@@ -62,7 +65,8 @@ def validator(name: str) -> Draft202012Validator:
 def names_of_events() -> dict[str, str]:
     """Return the names of the schemas of events by the types of the events."""
     found = {name: schema for name, schema in description().items() if name.endswith("StreamingEvent")}
-    return {schema["properties"]["type"]["enum"][0]: name for name, schema in found.items()}
+    names = {schema["properties"]["type"]["enum"][0]: name for name, schema in found.items()}
+    return names | {OPENAI_NAMES[name]: names[name] for name in OPENAI_NAMES}
 
 
 def wrong(name: str, value: Any) -> list[str]:
@@ -138,7 +142,8 @@ def wrong_event(event: Event) -> Iterator[str]:
     elif kind not in names_of_events():
         yield f"there is no event {kind}"
     else:
-        yield from wrong(names_of_events()[kind], event.data)
+        names = {own: name for name, own in OPENAI_NAMES.items()}
+        yield from wrong(names_of_events()[kind], event.data | {"type": names.get(kind, kind)})
 
 
 def in_order(events: list[Event]) -> bool:
@@ -162,6 +167,13 @@ def put_together(events: list[Event]) -> list[Json]:
                 output[data["output_index"]]["content"].append(deepcopy(part))
             case {"type": "response.output_text.delta", "delta": delta}:
                 output[data["output_index"]]["content"][data["content_index"]]["text"] += delta
+            case {"type": "response.reasoning_text.delta", "delta": delta, "content_index": index}:
+                content = output[data["output_index"]].setdefault("content", [])
+                if index == len(content):
+                    content.append({"type": "reasoning_text", "text": ""})
+                content[index]["text"] += delta
+            case {"type": "response.reasoning_text.done", "text": text, "content_index": index}:
+                assert output[data["output_index"]]["content"][index]["text"] == text
             case {"type": "response.function_call_arguments.delta", "delta": delta}:
                 output[data["output_index"]]["arguments"] += delta
             case {"type": "response.output_text.done", "text": text}:
@@ -281,6 +293,15 @@ def test_a_structured_output(ask: Ask, upstream: ChatOnly) -> None:
     assert upstream.requests[-1]["response_format"]["json_schema"]["schema"] == PERSON["schema"]
 
 
+def test_what_the_model_thought(ask: Ask, upstream: ChatOnly) -> None:
+    upstream.thinks = "Let me think."
+    output = ask({"input": [HELLO]})["output"]
+    (thought,) = [each for each in output if each["type"] == "reasoning"]
+    assert thought["content"] == [{"type": "reasoning_text", "text": "Let me think."}]
+    (message,) = [each for each in output if each["type"] == "message"]
+    assert message["content"][0]["text"] == "You said: Hello"
+
+
 def test_the_options_of_a_request(ask: Ask) -> None:
     options = {
         "temperature": 0.5,
@@ -367,4 +388,4 @@ def test_every_event_and_response_is_validated() -> None:
     assert [*wrong_event(Event("response.odd", {"type": "response.odd"}))] == ["there is no event response.odd"]
     assert [*wrong_event(Event("response.created", {"type": "response.created", "sequence_number": 0}))]
     assert [*wrong_event(Event("error", {"type": "response.created"}))]
-    assert len(names_of_events()) == 24
+    assert len(names_of_events()) == 24 + len(OPENAI_NAMES)
