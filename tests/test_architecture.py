@@ -33,6 +33,7 @@ OPEN_MODULES = {
             "attachments",
             "items",
             "native",
+            "session_items",
             "tool_secrets",
             "run_filters",
             "description",
@@ -79,7 +80,7 @@ FAMILIES = {"httpx2": "openai", "h11": "uvicorn"}
 """Libraries that are part of the interface of another one, which installs them."""
 FOREIGN = {
     *("eventsourcing", "sqlalchemy", "openai", "click", "rich", "starlette", "uvicorn"),
-    *("genai_prices", "opentelemetry", "dotenv", "anthropic", "msgspec", "psycopg", "fsspec"),
+    *("genai_prices", "opentelemetry", "dotenv", "anthropic", "msgspec", "psycopg", "fsspec", "agents"),
 }
 SLOW = {
     *("sqlalchemy", "openai", "anthropic", "eventsourcing", "pydantic", "dotenv"),

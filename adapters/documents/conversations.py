@@ -152,7 +152,9 @@ def event_in_words(kind: str, data: dict[str, Any]) -> str:
             return _about_conversation(kind, data)
         case "ToolCallDecided" | "RerunAccepted" | "BranchSelected" | "MemoryCompacted":
             return _about_memory(kind, data)
-        case "MessageRetracted" | "MessagePinned" | "MessageRated" | "MessageDescribed" | "ExchangeDescribed":
+        case (
+            "MessageRetracted" | "MessagePinned" | "MessageRated" | "MessageDescribed" | "ExchangeDescribed" | "SessionItemsKept"
+        ):
             return _about_message(kind, data)
         case "CompletionStored" | "CompletionDeleted" | "ResponseDeleted":
             return _about_completion(kind, data)
@@ -243,6 +245,8 @@ def _about_message(kind: str, data: dict[str, Any]) -> str:
     name = short(data["message_id"])
     if kind == "MessageDescribed":
         return f"metadata of {name}: {', '.join(data['metadata']) or 'none'}"[:100]
+    if kind == "SessionItemsKept":
+        return f"{name} is kept as {counted(len(data['native'].get('items', ())), 'item')} of a session"
     if kind == "MessageRetracted":
         return f"{name} retracted" + _because(data["reason"])
     if kind == "MessagePinned":

@@ -1,7 +1,7 @@
 """Define the conversation: its messages, its events (the storage format), its state and its decisions.
 
-The modules `events`, `messages`, `parts`, `attachments`, `items`, `native`, `tool_secrets`, `description`, `listing`,
-`decisions`, `tenants` and `assistants` are public too.
+The modules `events`, `messages`, `parts`, `attachments`, `items`, `native`, `session_items`, `tool_secrets`, `description`,
+`listing`, `decisions`, `tenants` and `assistants` are public too.
 """
 
 from typing import TYPE_CHECKING

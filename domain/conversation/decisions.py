@@ -17,6 +17,7 @@ from ..limits import DESCRIPTION_METADATA_BYTES_MAX, PINS_MAX
 from . import events as e
 from .keys import check_texts
 from .messages import Message, Role
+from .native import blobs_in_native
 from .parsing import plain_json
 
 if TYPE_CHECKING:
@@ -169,6 +170,14 @@ def describe_message(conversation: Conversation, message_id: str, version: int, 
     conversation.require_current(version)
     about = {"message_id": message_id, "message_version": version}
     conversation.record(e.MessageDescribed, metadata=checked_metadata(metadata), **about)
+
+
+def keep_items(conversation: Conversation, message_id: str, version: int, native_json: str) -> None:
+    """Record which items of an SDK's session a message of this version is; their long texts are stored."""
+    conversation.require_current(version)
+    native = json.loads(native_json)
+    about = {"message_id": message_id, "message_version": version}
+    conversation.record(e.SessionItemsKept, native=native, blobs=blobs_in_native(native), **about)
 
 
 def describe_exchange(conversation: Conversation, exchange_id: str, metadata: Mapping[str, Any]) -> None:

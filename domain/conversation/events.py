@@ -117,6 +117,17 @@ class MessageDescribed(Event, frozen=True, kw_only=True):
     metadata: JSON = field(default_factory=dict)
 
 
+class SessionItemsKept(Event, frozen=True, kw_only=True):
+    """Record which items of an SDK's session a message is that a run journaled; the newest one of a message counts."""
+
+    message_id: str
+    message_version: int
+    native: JSON = field(default_factory=dict)
+    """The items, word for word, as in `MessageJournaled.native`: see `session_items.py`."""
+    blobs: list[str] = field(default_factory=list)
+    """Addresses of the long texts in them."""
+
+
 class RunStarted(Event, frozen=True, kw_only=True):
     """Record that a backend is about to be called.
 
@@ -728,6 +739,7 @@ EVENTS: dict[str, type[Event]] = {
         ConversationDeleted,
         MessageJournaled,
         MessageDescribed,
+        SessionItemsKept,
         RunStarted,
         RunCompleted,
         RunFailed,

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 JSON = dict[str, Any]
 
 RESPONSES, CHAT, ANTHROPIC, ASSISTANTS = "responses", "chat", "anthropic", "assistants"
-"""Dialects of items."""
+AGENTS = "agents"
+"""Dialects of items. The last one is that of a session of the Agents SDK: see `session_items.py`."""
 
 NATIVE_BYTES_MAX = 64 * 1024
 """Maximum size of what is kept of one message, in bytes of JSON, without the texts that are stored as blobs."""
@@ -57,7 +58,7 @@ def native_of(dialect: str, items: Iterable[JSON], lost: Counter[str]) -> str:
     size = 0
     for item in items:
         kind = str(item.get("type") or "field")
-        own = _size_of(item)
+        own = stored_size(item)
         fits = own is not None and size + own <= NATIVE_BYTES_MAX - _STUBS_BYTES
         if not fits:
             lost[f"{LOSS}{kind[:64]}"] += 1
@@ -141,7 +142,7 @@ def stored_native(given: Any) -> JSON | None:
     return given if are_known and size <= NATIVE_BYTES_MAX else None
 
 
-def _size_of(item: JSON) -> int | None:
+def stored_size(item: JSON) -> int | None:
     """Return the size of an item once its long texts are stored; None if it cannot be stored.
 
     An item that has our reference inside cannot: it would be taken for one.

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 REQUESTED, STARTED = e.ExchangeRequested.__name__, e.RunStarted.__name__
 ABANDONED, CANCELLED = e.ExchangeAbandoned.__name__, e.ExchangeCancelled.__name__
+ITEMS_KEPT = e.SessionItemsKept.__name__
 
 ROWS_AT_FIRST, ROWS_AT_ONCE = 8, 500
 """Numbers of rows that are read at first on each side of a place in time, and at most at once."""
@@ -121,6 +122,14 @@ class Lookups:
             if isinstance(event, e.ExchangeAbandoned | e.ExchangeCancelled):
                 ended.setdefault(event.exchange_id, event.originator_version)
         return ended
+
+    def session_items(self, after: int) -> dict[str, e.SessionItemsKept]:
+        """Return the newest event that says which session items a message is, by message id, of those after a version."""
+        low, high = max(after, self._floor), self._head.version
+        rows = self._log.stream_rows(
+            self._head.stream, low, high, (ITEMS_KEPT,), page=ROWS_AT_ONCE, changed=refuse_changed
+        )
+        return {event.message_id: event for event in map(restore, rows) if isinstance(event, e.SessionItemsKept)}
 
     def exchange_events(
         self, low: int, high: int | None, *, newest_first: bool

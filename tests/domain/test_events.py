@@ -138,6 +138,7 @@ class TestRegistry:
             "ConversationStarted",
             "MessageJournaled",
             "MessageDescribed",
+            "SessionItemsKept",
             "RunStarted",
             "RunCompleted",
             "RunFailed",

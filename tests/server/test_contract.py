@@ -121,7 +121,7 @@ class Step:
         """Send it to one side, and return what is compared."""
         for _ in range(POLLS_MAX):
             status, kind, answer = side.ask(
-                {**BY_OPERATION, **OF_FILES}[self.operation], self.ids, self.body, self.query
+                BY_OPERATION[self.operation], self.ids, self.body, self.query
             )
             if not self.until or answer.get("status") in self.until:
                 break

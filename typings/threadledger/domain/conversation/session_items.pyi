@@ -1,0 +1,1 @@
+from domain.conversation.session_items import *
