@@ -9,14 +9,40 @@ from threadledger.domain.errors import InvalidInput
 from threadledger.domain.ledger import Ledger
 
 from .alignment import Aligned, Alignment, committed
-from .runs import in_conversation
+from .requests import ModelRequest
+from .runs import CallRecorder, RunRecording, in_conversation
+from .session_turns import (
+    RunAnswer,
+    SessionTurn,
+    begin_turn,
+    forget_answers,
+    left_answers,
+    not_given,
+    turn_of,
+)
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI, OpenAI
 
     ClientT = TypeVar("ClientT", bound=OpenAI | AsyncOpenAI)
 
-__all__ = ["Aligned", "Alignment", "committed", "in_conversation", "record"]
+__all__ = [
+    "Aligned",
+    "Alignment",
+    "CallRecorder",
+    "ModelRequest",
+    "RunAnswer",
+    "RunRecording",
+    "SessionTurn",
+    "begin_turn",
+    "committed",
+    "forget_answers",
+    "in_conversation",
+    "left_answers",
+    "not_given",
+    "record",
+    "turn_of",
+]
 
 
 def record(client: ClientT, ledger: Ledger | None = None, key: str | None = None) -> ClientT:
@@ -38,7 +64,6 @@ def record(client: ClientT, ledger: Ledger | None = None, key: str | None = None
     import openai
 
     from .http import recording_client
-    from .runs import CallRecorder
 
     if key is not None:
         stream_of(key)

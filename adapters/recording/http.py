@@ -33,6 +33,7 @@ from ..openai import (
     request_id_in,
     with_messages,
 )
+from ..worker_threads import to_its_end
 from .requests import THREAD_MESSAGES_MAX, Sent
 from .runs import CallRecorder
 
@@ -270,21 +271,6 @@ def recording_client(inner: object, recorder: CallRecorder) -> RecordingClient |
     raise InvalidInput(
         f"an HTTP client of {type(inner).__module__} cannot be recorded: pass the OpenAI client an httpx2 client, or none"
     )
-
-
-async def to_its_end(work: Callable[[], T]) -> T:
-    """Run `work` in a thread and wait for its end; a cancellation of the task is raised only after the work has ended."""
-    task = asyncio.ensure_future(asyncio.to_thread(work))
-    cancelled: asyncio.CancelledError | None = None
-    while not task.done():
-        try:
-            await asyncio.wait([task])
-        except asyncio.CancelledError as error:
-            cancelled = error
-    if cancelled is not None:
-        task.exception()  # marks the exception as retrieved, because the cancellation is raised instead
-        raise cancelled
-    return task.result()
 
 
 def sent(request: httpx2.Request) -> Sent:

@@ -47,6 +47,7 @@ from .requests import (
     read_request,
     secrets_in,
 )
+from .session_turns import turn_of
 
 logger = logging.getLogger("threadledger")
 
@@ -100,6 +101,10 @@ class RunRecording:
         self._called: set[str] = set()
         self._leaf: Parent | None = None
         """The last message of the run's branch, if it is aside."""
+        self._turn = turn_of(recorder.ledger.journal, key)
+        """The turn of an SDK's session that the call is made in."""
+        self._is_of_turn = self._turn is not None and self._turn.covers(asked.messages)
+        """Whether the session has the messages of the request already."""
 
     @property
     def exchange_id(self) -> str:
@@ -138,6 +143,10 @@ class RunRecording:
         """
         again = RetriedRun(self._again.exchange_id, self._again._leaf) if self._again is not None else None
         held, messages = self.asked.held, self.asked.messages
+        if self._turn is not None and self._is_of_turn:
+            held, messages = True, ()
+            exchange_id = self._turn.exchange_id
+            again = again or (RetriedRun(exchange_id) if exchange_id is not None else None)
         reasons: list[str] = []
 
         def read() -> Alignment:
@@ -150,6 +159,8 @@ class RunRecording:
 
         self._begun = committed(self._journal, self.key, read, decide)
         self._leaf = self._begun.leaf
+        if self._turn is not None and self._is_of_turn:
+            self._turn.began(self.exchange_id)
 
     def refuse(self, failure: Failure) -> None:
         """Record that the request failed."""
@@ -246,27 +257,31 @@ class RunRecording:
         completion = replace(completion, messages=kept_messages(self._journal, completion.messages))
         place = Place(parent=self._leaf)
 
-        def decide(conversation: Conversation) -> None:
+        def decide(conversation: Conversation) -> list[events.MessageJournaled]:
             source = self._begun.source
             conversation.complete_run(
                 self.run_id, completion, source=source, duration_seconds=self._elapsed(), place=place
             )
+            return [each for each in conversation.pending if isinstance(each, events.MessageJournaled)]
 
-        def decide_late(conversation: Conversation) -> None:
+        def decide_late(conversation: Conversation) -> list[events.MessageJournaled]:
             if self._begun.plan is None:
-                return
+                return []
             plan = self._begun.plan.replaced(rerun_of=self.run_id)
             late = conversation.start_run(self.exchange_id, plan, alongside=True)
             conversation.complete_run(
                 late, completion, source=Source.RERUN, duration_seconds=self._elapsed(), place=place
             )
+            return [each for each in conversation.pending if isinstance(each, events.MessageJournaled)]
 
         try:
-            self._journal.commit(self.key, decide)
+            said = self._journal.commit(self.key, decide)
             if not completion.goes_on:
                 self._recorder.answered(self.key, self._answer_of(completion))
         except RunNotOpen:  # it was closed as interrupted at its deadline: record the answer as a rerun
-            self._journal.commit(self.key, decide_late)
+            said = self._journal.commit(self.key, decide_late)
+        if self._turn is not None and self._leaf is None:
+            self._turn.answered(said, completion.goes_on, self._is_of_turn)
 
     def _answer_of(self, completion: Completion) -> GivenAnswer:
         newest = self._journal.require(self.key).state.last_exchange_id

@@ -83,6 +83,11 @@ class Recorder(ApplicationRecorder):
         self._database = database
         self._followers: set[threading.Event] = set()
 
+    @property
+    def url(self) -> str:
+        """Return the address of the database, without secrets."""
+        return self._database.shown_url
+
     # Called by the ledger
 
     @property
