@@ -1,0 +1,629 @@
+"""Connect the Agents SDK with a ledger: a `Session` whose items are a conversation, and a model whose calls are recorded.
+
+The SDK (openai-agents 0.24) awaits a session, and the ledger blocks: its work is done in threads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from os import PathLike, fspath
+from typing import TYPE_CHECKING, Any, cast
+
+from agents.items import ModelResponse
+from agents.memory.session import SessionABC
+from agents.memory.session_settings import SessionSettings, coerce_session_settings, resolve_session_limit
+from agents.models.interface import Model
+from agents.usage import Usage
+
+from threadledger.domain import limits
+from threadledger.domain.conversation import Completion, Conversation, stream_of
+from threadledger.domain.conversation.decisions import keep_items
+from threadledger.domain.conversation.messages import JournaledMessage, Message, Role
+from threadledger.domain.conversation.session_items import (
+    items_in_native,
+    kind_of_item,
+    messages_of,
+    native_items,
+    plain_items,
+)
+from threadledger.domain.conversation.tool_secrets import unnamed_values
+from threadledger.domain.errors import ConversationChanged, ConversationNotFound, InvalidInput, InvalidMessage
+from threadledger.domain.failures import Failure, keep_secret
+from threadledger.domain.ids import now
+from threadledger.domain.ledger import AsyncLedger, Ledger
+from threadledger.domain.memory import Memory
+
+from ..openai import (
+    Context,
+    EventFold,
+    failure_of,
+    failure_of_event,
+    fold_of,
+    read_body,
+    response_messages,
+    whole,
+)
+from ..recording import (
+    CallRecorder,
+    ModelRequest,
+    RunAnswer,
+    RunRecording,
+    SessionTurn,
+    begin_turn,
+    forget_answers,
+    left_answers,
+    not_given,
+    turn_of,
+)
+from ..worker_threads import to_its_end
+
+if TYPE_CHECKING:
+    from agents import (
+        AgentOutputSchemaBase,
+        Handoff,
+        ModelSettings,
+        ModelTracing,
+        Tool,
+        TResponseInputItem,
+        TResponseStreamEvent,
+    )
+
+    from threadledger.domain.journal import Journal
+
+__all__ = ["RecordedModel", "Session", "recorded_model"]
+
+Item = dict[str, Any]
+
+CALLS_LOOKED_BACK = 50
+"""Number of newest messages in which the call is searched for that a result answers."""
+
+POPPED = "an item was removed from the session"
+CLEARED = "the session was cleared"
+NOT_KEPT = "the agent did not keep this answer"
+"""Reasons of what a session removes from memory; the log keeps it."""
+
+
+class Session(SessionABC):
+    """Keep the items of an agent's session as the memory of a conversation, whose key is the session's id.
+
+    Items come back exactly as they were added. What else is in the memory, such as messages of `chat.append` or answers of
+    `chat.ask`, is among them.
+    """
+
+    def __init__(
+        self,
+        session_id: str,
+        ledger: Ledger | AsyncLedger | str | PathLike[str] | None = None,
+        *,
+        session_settings: SessionSettings | dict[str, Any] | None = None,
+    ) -> None:
+        """Open the session.
+
+        Args:
+            session_id: the key of the conversation.
+            ledger: an open ledger, or the database as a path or URL; by default the one of the settings. One that is
+                opened here is closed by `close`.
+            session_settings: the default limit of `get_items`.
+
+        Raises:
+            InvalidKey: the id is not a string of 1 to 200 storable characters.
+            InvalidSettings, InvalidProfile, StoreError: the ledger cannot be opened.
+        """
+        stream_of(session_id)
+        self.session_id = session_id
+        given = SessionSettings() if session_settings is None else session_settings
+        self.session_settings: SessionSettings | None = coerce_session_settings(given)
+        self._is_own = not isinstance(ledger, Ledger | AsyncLedger)
+        self.ledger = _opened(ledger)
+        """The ledger that has the conversation."""
+        self._is_closed = False
+
+    async def get_items(self, limit: int | None = None) -> list[TResponseInputItem]:
+        """Return the newest items of the session, at most `limit` of them, oldest first.
+
+        Raises:
+            StoreError: the ledger cannot be read.
+        """
+        self._refuse_if_closed()
+        most = resolve_session_limit(limit, self.session_settings)
+        begin_turn(self._journal, self.session_id)
+        items = await asyncio.to_thread(self._read, most)
+        return cast("list[TResponseInputItem]", items)
+
+    async def add_items(self, items: list[TResponseInputItem]) -> None:
+        """Add items at the end of the session, all of them or none.
+
+        An item that a recorded run of the same agent has journaled is not journaled again.
+
+        Raises:
+            TypeError, ValueError: an item is no JSON; nothing was written.
+            InvalidMessage: an item is no object; nothing was written.
+            StoreError: the ledger cannot be written.
+        """
+        self._refuse_if_closed()
+        if not items:
+            return
+        given: list[Any] = json.loads(json.dumps(items))
+        odd = next((each for each in given if not isinstance(each, dict)), None)
+        if odd is not None:
+            raise InvalidMessage(
+                f"an item of the session is {type(odd).__name__}: nothing was written; give the items as dicts"
+            )
+        turn, left = self._begun(), left_answers(self._journal, self.session_id)
+        await to_its_end(lambda: self._add(turn, given, left))
+
+    async def pop_item(self) -> TResponseInputItem | None:
+        """Remove the newest item from the session, and return it; None if there is none. The log keeps it.
+
+        Raises:
+            ConversationChanged: other writers changed the conversation during every attempt.
+            StoreError: the ledger cannot be written.
+        """
+        self._refuse_if_closed()
+        return cast("TResponseInputItem | None", await to_its_end(self._pop))
+
+    async def clear_session(self) -> None:
+        """Remove all items from the session. The log keeps them.
+
+        Raises:
+            StoreError: the ledger cannot be written.
+        """
+        self._refuse_if_closed()
+        await to_its_end(self._clear)
+
+    def close(self) -> None:
+        """Close the session, and the ledger if the session opened it."""
+        if self._is_own and not self._is_closed:
+            self.ledger.close()
+        self._is_closed = True
+
+    def _refuse_if_closed(self) -> None:
+        if self._is_closed:
+            raise RuntimeError(f"the session {self.session_id!r} is closed: open another one")
+
+    @property
+    def _journal(self) -> Journal:
+        return self.ledger.journal
+
+    def _begun(self) -> SessionTurn:
+        """Return the turn of the agent that the caller serves: one of its own task, or of the task that started it."""
+        return turn_of(self._journal, self.session_id) or begin_turn(self._journal, self.session_id)
+
+    # In a thread
+
+    def _read(self, most: int | None) -> list[Item]:
+        if most is not None and most < 1:
+            return []
+        hidden = not_given(self._journal, self.session_id)
+        memory = self._journal.memory(self.session_id, last=most + len(hidden) if most is not None else None)
+        items = self._items_of([each for each in memory.messages if each.message_id not in hidden])
+        return items if most is None else items[-most:]
+
+    def _items_of(self, messages: Sequence[JournaledMessage]) -> list[Item]:
+        """Return the items of messages, as they were added or as runs gave them."""
+        first = min((each.version for each in messages if each.run_id is not None), default=None)
+        lookups = self._journal.lookups(self.session_id) if first is not None else None
+        kept = lookups.session_items(first or 0) if lookups is not None else {}
+        items: list[Item] = []
+        for each in messages:
+            event = kept.get(each.message_id)
+            native = json.dumps(event.native) if event is not None else each.message.native_json
+            items += self._exactly(each.message, native)
+        return items
+
+    def _exactly(self, message: Message, native_json: str) -> list[Item]:
+        found = items_in_native(message, native_json, self._journal.read_blob)
+        if found is not None:
+            return found
+        if isinstance(message.content, tuple) and message.role is not Role.TOOL:
+            shown = JournaledMessage(message, "", 0, now())
+            return Memory((shown,), read_blob=self._journal.read_blob).as_response_items()
+        return plain_items(message)
+
+    def _add(self, turn: SessionTurn, given: Sequence[Item], left: Sequence[RunAnswer]) -> None:
+        journal, key = self._journal, self.session_id
+        taken, others = turn.given(given)
+        new = [message for message, _ in messages_of(others)]
+        placed = [(journal.keep(each), self._exchange_of(each, turn)) for each in new]
+        noted = [(each, self._native_of(each)) for each in taken if self._shown_of(each) != [*each.items]]
+        gone = left if any(each.role is Role.USER for each in new) else ()
+
+        def decide(conversation: Conversation) -> None:
+            for answer in gone:
+                conversation.retract(answer.message_id, NOT_KEPT, answer.version)
+            for message, exchange_id in placed:
+                conversation.journal(message, exchange_id=exchange_id)
+            for answer, native_json in noted:
+                keep_items(conversation, answer.message_id, answer.version, native_json)
+
+        if placed or noted:
+            journal.commit(key, decide, create=True)
+        turn.add(new)
+        turn.take(taken)
+        forget_answers(journal, key, [each.message_id for each in gone])
+
+    def _shown_of(self, answer: RunAnswer) -> list[Item]:
+        """Return the items that an answer has without being told: those with which it was journaled."""
+        return self._exactly(answer.message, answer.message.native_json)
+
+    def _native_of(self, answer: RunAnswer) -> str:
+        message = answer.message
+        kept = self._journal.keep(message.replaced(native_json=native_items(message, answer.items)))
+        return kept.native_json
+
+    def _exchange_of(self, message: Message, turn: SessionTurn) -> str | None:
+        """Return the exchange that the result of a call continues: that of the run that called."""
+        call_id = message.tool_call_id
+        if call_id is None:
+            return None
+        if call_id in turn.exchange_of_call:
+            return turn.exchange_of_call[call_id]
+        newest = self._journal.memory(self.session_id, last=CALLS_LOOKED_BACK).messages
+        callers = (each for each in reversed(newest) if any(call.id == call_id for call in each.message.calls()))
+        return next((each.exchange_id for each in callers), None)
+
+    def _pop(self) -> Item | None:
+        refused: ConversationChanged | None = None
+        for _ in range(limits.DECIDE_ATTEMPTS_MAX):
+            hidden = not_given(self._journal, self.session_id)
+            memory = self._journal.memory(self.session_id, last=1 + len(hidden))
+            newest = next((each for each in reversed(memory.messages) if each.message_id not in hidden), None)
+            if newest is None:
+                return None
+            *left, item = self._items_of([newest])
+            try:
+                self._remove(newest, left, memory.version)
+            except ConversationChanged as error:
+                refused = error
+                continue
+            forget_answers(self._journal, self.session_id, [newest.message_id])
+            return item
+        raise refused or AssertionError("at least one attempt was made")
+
+    def _remove(self, message: JournaledMessage, left: Sequence[Item], version: int) -> None:
+        """Retract a message as of a version; what is left of its items becomes messages of their own."""
+        journal = self._journal
+        kept = [journal.keep(each) for each, _ in messages_of(left)]
+
+        def decide(conversation: Conversation) -> None:
+            if conversation.version != version:
+                raise ConversationChanged(f"the conversation {self.session_id!r} has changed since its memory was read")
+            conversation.retract(message.message_id, POPPED, message.version)
+            for each in kept:
+                conversation.journal(each, exchange_id=message.exchange_id)
+
+        journal.commit(self.session_id, decide)
+
+    def _clear(self) -> None:
+        with suppress(ConversationNotFound):
+            self._journal.commit(self.session_id, lambda conversation: conversation.clear_memory(CLEARED))
+        forget_answers(self._journal, self.session_id)
+
+
+def _opened(ledger: Ledger | AsyncLedger | str | PathLike[str] | None) -> Ledger:
+    if isinstance(ledger, AsyncLedger):
+        return ledger.ledger
+    if isinstance(ledger, Ledger):
+        return ledger
+    from ..settings import load_settings
+    from ..wiring import open_ledger
+
+    return open_ledger(load_settings(db=fspath(ledger) if ledger is not None else None))
+
+
+# The model
+
+
+def recorded_model(
+    model: Model,
+    session: Session | None = None,
+    *,
+    ledger: Ledger | AsyncLedger | None = None,
+    key: str | None = None,
+    backend: str | None = None,
+) -> RecordedModel:
+    """Return a model whose calls are recorded as runs; the given one is called, and not changed.
+
+    Args:
+        model: any model of the SDK.
+        session: the session whose conversation has the runs.
+        ledger: without a session, the ledger that records the calls.
+        key: without a session, the conversation, unless a `threadledger.recording` block names one.
+        backend: the name of the backend in the audit; by default `responses`, `chat`, or the name of the model's class.
+
+    Raises:
+        InvalidKey: the key is not a string of 1 to 200 storable characters.
+        InvalidInput: neither a session nor a ledger is given, or both.
+    """
+    if (session is None) == (ledger is None):
+        raise InvalidInput("a model is recorded in one place: give the session of the agent, or a ledger and a key")
+    if session is not None:
+        return RecordedModel(model, session.ledger, session.session_id, backend)
+    if key is not None:
+        stream_of(key)
+    return RecordedModel(model, _opened(ledger), key, backend)
+
+
+class RecordedModel(Model):
+    """Call a model and record each call as a run: its start before, its end before the SDK sees the answer."""
+
+    def __init__(self, model: Model, ledger: Ledger, key: str | None, backend: str | None = None) -> None:
+        """Wrap a model; `recorded_model` explains the arguments."""
+        self.wrapped = model
+        """The model that is called."""
+        self._recorder = CallRecorder(ledger, key)
+        kind = type(model).__name__
+        self._backend = backend or _BACKENDS.get(kind, kind)
+        self._endpoint = _ENDPOINTS.get(self._backend, self._backend)
+        keep_secret(str(getattr(getattr(model, "_client", None), "api_key", "")))
+
+    def __getattr__(self, name: str) -> Any:
+        """Return what only the wrapped model has, such as its name."""
+        return getattr(self.__dict__["wrapped"], name)
+
+    async def close(self) -> None:
+        """Close the wrapped model; the ledger stays open."""
+        await self.wrapped.close()
+
+    async def _cleanup_on_run_end(self, owner: object) -> None:
+        await self.wrapped._cleanup_on_run_end(owner)
+
+    def get_retry_advice(self, request: Any) -> Any:
+        """Return what the wrapped model says about a retry."""
+        return self.wrapped.get_retry_advice(request)
+
+    async def get_response(
+        self,
+        system_instructions: str | None,
+        input: str | list[TResponseInputItem],  # noqa: A002 - the SDK's name
+        model_settings: ModelSettings,
+        tools: list[Tool],
+        output_schema: AgentOutputSchemaBase | None,
+        handoffs: list[Handoff],
+        tracing: ModelTracing,
+        *,
+        previous_response_id: str | None,
+        conversation_id: str | None,
+        prompt: Any,
+    ) -> ModelResponse:
+        """Call the model, and record the call as a run.
+
+        Raises:
+            StoreError: the ledger cannot be written; the model was not called.
+        """
+        asked = _Asked(input, model_settings, tools, previous_response_id, conversation_id)
+        run = await to_its_end(lambda: self._begun(asked))
+        try:
+            response = await self.wrapped.get_response(
+                system_instructions,
+                input,
+                model_settings,
+                tools,
+                output_schema,
+                handoffs,
+                tracing,
+                previous_response_id=previous_response_id,
+                conversation_id=conversation_id,
+                prompt=prompt,
+            )
+        except BaseException as error:
+            await self._failed(run, error)
+            raise
+        await to_its_end(lambda: run.end(self._outcome(response)))
+        return response
+
+    async def stream_response(
+        self,
+        system_instructions: str | None,
+        input: str | list[TResponseInputItem],  # noqa: A002 - the SDK's name
+        model_settings: ModelSettings,
+        tools: list[Tool],
+        output_schema: AgentOutputSchemaBase | None,
+        handoffs: list[Handoff],
+        tracing: ModelTracing,
+        *,
+        previous_response_id: str | None,
+        conversation_id: str | None,
+        prompt: Any,
+    ) -> AsyncIterator[TResponseStreamEvent]:
+        """Call the model, and record the call as a run; its end is recorded before the last event is passed on.
+
+        Raises:
+            StoreError: the ledger cannot be written; the model was not called.
+        """
+        asked = _Asked(input, model_settings, tools, previous_response_id, conversation_id)
+        run = await to_its_end(lambda: self._begun(asked))
+        seen = _SeenStream(self._context())
+        events = self.wrapped.stream_response(
+            system_instructions,
+            input,
+            model_settings,
+            tools,
+            output_schema,
+            handoffs,
+            tracing,
+            previous_response_id=previous_response_id,
+            conversation_id=conversation_id,
+            prompt=prompt,
+        )
+        try:
+            async for event in events:
+                seen.take(event)
+                if seen.is_over:
+                    await to_its_end(lambda: run.end(seen.ended()))
+                yield event
+        except BaseException as error:
+            await self._failed(run, error, seen)
+            raise
+        finally:
+            close = getattr(events, "aclose", None)
+            if close is not None:
+                await close()
+        await to_its_end(lambda: run.end(seen.ended()))
+
+    def _begun(self, asked: _Asked) -> RunRecording:
+        held = asked.previous_response_id or asked.conversation_id
+        messages = response_messages(whole(asked.given))
+        for secret in asked.secrets():
+            keep_secret(secret, recent=True)
+        request = ModelRequest(
+            self._backend,
+            self._endpoint,
+            str(getattr(self.wrapped, "model", "") or ""),
+            messages,
+            digest="",
+            held=bool(held),
+            place=held,
+            timeout_seconds=asked.timeout_seconds,
+        )
+        run = RunRecording(self._recorder, request, self._recorder.key_for(held))
+        run.begin()
+        return run
+
+    def _context(self, request_id: str | None = None) -> Context:
+        """Return what is known of a response; it is read in the form of Responses, whatever the model speaks."""
+        return Context("responses", self._endpoint, request_id)
+
+    async def _failed(self, run: RunRecording, error: BaseException, seen: _SeenStream | None = None) -> None:
+        if isinstance(error, GeneratorExit):
+            failure = self._context().failure(
+                "cancelled", code=CLOSED, message="the app closed the stream before its end"
+            )
+        elif isinstance(error, asyncio.CancelledError):
+            failure = self._context().failure("cancelled", type="CancelledError", message="the app cancelled the call")
+        elif isinstance(error, Exception):
+            failure = failure_of(error, self._endpoint)
+        else:
+            failure = self._context().failure("interrupted", type=type(error).__name__)
+        outcome = failure if seen is None else seen.stopped(failure)
+        await to_its_end(lambda: run.end(outcome))
+
+    def _outcome(self, response: ModelResponse) -> Completion | Failure:
+        """Return what a response is for its run: an answer, or the failure to give one."""
+        usage = response.usage
+        counts: dict[str, Any] = {"input_tokens": usage.input_tokens, "output_tokens": usage.output_tokens}
+        for name, part in (("input_tokens_details", "cached_tokens"), ("output_tokens_details", "reasoning_tokens")):
+            counts[name] = {part: getattr(getattr(usage, name, None), part, 0)}
+        items = _items_in(response)
+        body = {"id": response.response_id or "", "status": "completed", "output": items, "usage": counts}
+        read = read_body(json.dumps(body, default=str).encode(), self._context(response.request_id)).outcome
+        return _exact(read, items)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """Hold what a call says about its run."""
+
+    given: str | list[TResponseInputItem]
+    settings: ModelSettings
+    tools: Sequence[Tool]
+    previous_response_id: str | None
+    conversation_id: str | None
+
+    @property
+    def timeout_seconds(self) -> float:
+        """Return the time after which the call counts as crashed."""
+        return float(getattr(self.settings, "timeout", None) or RUN_SECONDS_DEFAULT)
+
+    def secrets(self) -> list[str]:
+        """Return the secrets in hosted tools, which the provider may repeat."""
+        configs = [getattr(tool, "tool_config", None) for tool in self.tools]
+        return list(unnamed_values([dict(each) for each in configs if isinstance(each, Mapping)]))
+
+
+class _SeenStream:
+    """Follow the events of a stream, which are those of Responses for every model."""
+
+    def __init__(self, context: Context) -> None:
+        fold = fold_of(context, events=True)
+        assert isinstance(fold, EventFold)  # noqa: S101 - it is one for this backend
+        self._fold = fold
+        self._items: list[Any] = []
+        self._outcome: Completion | Failure | None = None
+
+    @property
+    def is_over(self) -> bool:
+        """Return whether the last event has arrived."""
+        return self._outcome is not None
+
+    def take(self, event: Any) -> None:
+        """Read an event."""
+        kind = str(getattr(event, "type", ""))
+        if kind in _DELTAS:
+            self._fold.event("", {"type": kind, "delta": event.delta})
+        elif kind == "response.output_item.done":
+            self._items.append(event.item)
+        elif kind in _ENDS:
+            self._end(kind, event.response)
+        elif kind in {"error", "response.error"}:
+            self._outcome = self._fold.stopped(failure_of_event(_plain(event), self._fold.context.endpoint)).outcome
+
+    def ended(self) -> Completion | Failure:
+        """Return the outcome; without a last event, the failure that it is missing."""
+        found = self._outcome or self._fold.end().outcome
+        assert found is not None  # noqa: S101 - the end of a stream has an outcome
+        return found
+
+    def stopped(self, failure: Failure) -> Completion | Failure:
+        """Return the outcome that was seen before the stream stopped, or the failure with the text so far."""
+        return self._outcome or self._fold.stopped(failure).outcome or failure
+
+    def _end(self, kind: str, response: Any) -> None:
+        output = response.output or self._items
+        items = _items_in(ModelResponse(output=output, usage=Usage(), response_id=None))
+        body = _plain(response) | {"output": items}
+        body["status"] = body.get("status") or kind.removeprefix("response.")
+        self._fold.context = replace(self._fold.context, request_id=getattr(response, "_request_id", None))
+        self._fold.event("", {"type": kind, "response": body})
+        self._outcome = _exact(self._fold.seen.outcome or self._fold.end().outcome, items)
+
+
+def _items_in(response: ModelResponse) -> list[Item]:
+    """Return the items that the SDK adds to a session for a response."""
+    items = json.loads(json.dumps(response.to_input_items(), default=str))
+    return [
+        {name: value for name, value in each.items() if name != "status" or value is not None}
+        for each in items
+        if isinstance(each, dict)
+    ]
+
+
+def _exact(outcome: Completion | Failure | None, items: Sequence[Item]) -> Completion | Failure:
+    """Return an answer whose messages hold the items exactly; an answer of calls alone is one, whoever makes them."""
+    assert outcome is not None  # noqa: S101 - a response that has ended has an outcome
+    said = tuple(message for message, _ in messages_of(items))
+    calls = any(kind_of_item(each) in APP_CALLS or each.get("call_id") for each in items)
+    if isinstance(outcome, Completion):
+        return replace(outcome, messages=said or outcome.messages, goes_on=outcome.goes_on or calls)
+    if not (calls and outcome.code == "empty_answer"):
+        return outcome
+    return Completion(said, remote_run_id=outcome.remote_run_id, request_id=outcome.request_id, goes_on=True)
+
+
+def _plain(value: Any) -> dict[str, Any]:
+    """Return an object of the SDK as JSON types."""
+    plain: dict[str, Any] = value.model_dump(mode="json", exclude_unset=True, warnings=False)
+    return plain
+
+
+APP_CALLS = frozenset(
+    {"function_call", "custom_tool_call", "computer_call", "local_shell_call", "mcp_approval_request"}
+)
+"""Types of items that wait for the app; besides, all that have a call id."""
+
+CLOSED = "stream_closed"
+"""Failure code for a stream that the app closed before its last event."""
+
+RUN_SECONDS_DEFAULT = 600.0
+"""Time after which a call counts as crashed, in seconds, if its settings have no timeout: that of the openai SDK."""
+
+_BACKENDS = {"OpenAIResponsesModel": "responses", "OpenAIChatCompletionsModel": "chat"}
+_ENDPOINTS = {"responses": "POST /responses", "chat": "POST /chat/completions"}
+"""Names of the backends of the SDK's own models, and what they call, as for a recorded client."""
+
+_DELTAS = frozenset({"response.output_text.delta", "response.refusal.delta"})
+_ENDS = frozenset({"response.completed", "response.incomplete", "response.failed"})
