@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any, cast
 
+from agents.exceptions import ModelBehaviorError
 from agents.items import ModelResponse
 from agents.memory.session import SessionABC
 from agents.memory.session_settings import SessionSettings, coerce_session_settings, resolve_session_limit
@@ -32,7 +34,7 @@ from threadledger.domain.conversation.session_items import (
 )
 from threadledger.domain.conversation.tool_secrets import unnamed_values
 from threadledger.domain.errors import ConversationChanged, ConversationNotFound, InvalidInput, InvalidMessage
-from threadledger.domain.failures import Failure, keep_secret
+from threadledger.domain.failures import Failure, keep_secret, redact
 from threadledger.domain.ids import now
 from threadledger.domain.ledger import AsyncLedger, Ledger
 from threadledger.domain.memory import Memory
@@ -496,7 +498,7 @@ class RecordedModel(Model):
         elif isinstance(error, asyncio.CancelledError):
             failure = self._context().failure("cancelled", type="CancelledError", message="the app cancelled the call")
         elif isinstance(error, Exception):
-            failure = failure_of(error, self._endpoint)
+            failure = _failure_of(error, self._context())
         else:
             failure = self._context().failure("interrupted", type=type(error).__name__)
         outcome = failure if seen is None else seen.stopped(failure)
@@ -602,6 +604,36 @@ def _exact(outcome: Completion | Failure | None, items: Sequence[Item]) -> Compl
     if not (calls and outcome.code == "empty_answer"):
         return outcome
     return Completion(said, remote_run_id=outcome.remote_run_id, request_id=outcome.request_id, goes_on=True)
+
+
+def _failure_of(error: Exception, context: Context) -> Failure:
+    """Return the facts of an exception; what the SDK says in words of a response that did not complete is read from them."""
+    said = str(error) if isinstance(error, ModelBehaviorError) else ""
+    ended, reason = _ENDED.search(said), _REASON.search(said)
+    if ended is not None and reason is not None:
+        body = {"status": ended[1], "incomplete_details": {"reason": reason[1]}}
+        if ended[1] == "failed":
+            words = _WORDS.search(said)
+            body = {
+                "status": ended[1],
+                "error": {"code": reason[1], "message": words[2] if words is not None else None},
+            }
+        read = read_body(json.dumps(body | {"output": []}).encode(), context).outcome
+        if isinstance(read, Failure):
+            return read
+    finished = _FINISHED.search(said)
+    if finished is not None:
+        details = {"finish_reason": finished[1]}
+        return context.failure("incomplete", code="empty_answer", message=redact(said), details=details)
+    return failure_of(error, context.endpoint)
+
+
+# What the SDK says of a response that ended without an answer (openai-agents 0.24, `models/_response_terminal.py` and
+# `models/openai_chatcompletions.py`).
+_ENDED = re.compile(r"status=(incomplete|failed|cancelled)\b")
+_REASON = re.compile(r"(?:reason|code)='(\w+)'")
+_WORDS = re.compile(r"message=(['\"])(.*?)\1")
+_FINISHED = re.compile(r"finish_reason='(length|content_filter)'")
 
 
 def _plain(value: Any) -> dict[str, Any]:

@@ -153,7 +153,12 @@ def event_in_words(kind: str, data: dict[str, Any]) -> str:
         case "ToolCallDecided" | "RerunAccepted" | "BranchSelected" | "MemoryCompacted":
             return _about_memory(kind, data)
         case (
-            "MessageRetracted" | "MessagePinned" | "MessageRated" | "MessageDescribed" | "ExchangeDescribed" | "SessionItemsKept"
+            "MessageRetracted"
+            | "MessagePinned"
+            | "MessageRated"
+            | "MessageDescribed"
+            | "SessionItemsKept"
+            | "ExchangeDescribed"
         ):
             return _about_message(kind, data)
         case "CompletionStored" | "CompletionDeleted" | "ResponseDeleted":

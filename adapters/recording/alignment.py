@@ -129,8 +129,7 @@ class Alignment:
         Raises:
             ConversationChanged: the conversation has changed since it was read.
         """
-        if not conversation.pending and conversation.version != self._memory.version:
-            raise ConversationChanged(f"the conversation {self._key!r} has changed since its memory was read")
+        self._require_unchanged(conversation)
         if self._path is not None:
             conversation.know_path(self._path)
         conversation.close_overdue_runs()
@@ -146,6 +145,40 @@ class Alignment:
         state = conversation.state
         earlier = state.open_exchanges.get(exchange_id) or state.abandoned.get(exchange_id)
         return Aligned(exchange_id, found.rule, leaf, earlier, start.question if start is not None else None)
+
+    def _require_unchanged(self, conversation: Conversation) -> None:
+        if not conversation.pending and conversation.version != self._memory.version:
+            raise ConversationChanged(f"the conversation {self._key!r} has changed since its memory was read")
+
+    def beside(self, conversation: Conversation, messages: Sequence[Message], is_aside: bool) -> Aligned:
+        """Journal messages of a request aside, after the end of memory; with `is_aside`, the run goes there too.
+
+        Otherwise the run continues the end of memory, which has what it answers.
+
+        Raises:
+            ConversationChanged: the conversation has changed since it was read.
+        """
+        if not is_aside:
+            aligned = self.journaled(conversation)
+            self._journal_aside(conversation, messages, aligned.exchange_id)
+            return aligned
+        self._require_unchanged(conversation)
+        conversation.close_overdue_runs()
+        earlier = self._again.exchange_id if self._again is not None else None
+        state = conversation.state
+        exchange = state.open_exchanges.get(earlier or "") or state.abandoned.get(earlier or "")
+        exchange_id = earlier if earlier is not None and exchange is not None else new_id()
+        leaf = self._journal_aside(conversation, messages, exchange_id)
+        return Aligned(exchange_id, WINDOW, leaf, exchange, None)
+
+    def _journal_aside(self, conversation: Conversation, messages: Sequence[Message], exchange_id: str) -> Parent:
+        """Return the last of the messages, or the one that they would follow."""
+        end = (self.last.message_id, self.last.version) if self.last is not None else BEGINNING
+        leaf = self._again.leaf if self._again is not None and self._again.leaf is not None else end
+        for message in messages:
+            said = conversation.journal(message, exchange_id=exchange_id, parent=leaf)
+            leaf = (said.message_id, said.originator_version)
+        return leaf
 
     def _branch(self, journal: Journal, state: ConversationState) -> BranchStart | None:
         """Return the branch that the request continues or begins; None if it continues the end of memory."""

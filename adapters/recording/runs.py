@@ -47,7 +47,7 @@ from .requests import (
     read_request,
     secrets_in,
 )
-from .session_turns import turn_of
+from .session_turns import TurnPart, turn_of
 
 logger = logging.getLogger("threadledger")
 
@@ -103,8 +103,8 @@ class RunRecording:
         """The last message of the run's branch, if it is aside."""
         self._turn = turn_of(recorder.ledger.journal, key)
         """The turn of an SDK's session that the call is made in."""
-        self._is_of_turn = self._turn is not None and self._turn.covers(asked.messages)
-        """Whether the session has the messages of the request already."""
+        self._part: TurnPart | None = None
+        """What the call is for that turn."""
 
     @property
     def exchange_id(self) -> str:
@@ -143,10 +143,10 @@ class RunRecording:
         """
         again = RetriedRun(self._again.exchange_id, self._again._leaf) if self._again is not None else None
         held, messages = self.asked.held, self.asked.messages
-        if self._turn is not None and self._is_of_turn:
+        part = self._part = self._turn.part_of(messages) if self._turn is not None else None
+        if part is not None:  # the session has the messages, or they do not belong to it
             held, messages = True, ()
-            exchange_id = self._turn.exchange_id
-            again = again or (RetriedRun(exchange_id) if exchange_id is not None else None)
+            again = again or (RetriedRun(part.exchange_id, part.leaf) if part.exchange_id is not None else None)
         reasons: list[str] = []
 
         def read() -> Alignment:
@@ -154,13 +154,18 @@ class RunRecording:
             reasons[:] = [self._why_failed(found)]
             return found
 
+        kept = kept_messages(self._journal, part.sent) if part is not None else ()
+
         def decide(found: Alignment, conversation: Conversation) -> StartedRun:
-            return self._started(found.journaled(conversation), reasons[0], conversation)
+            aligned = (
+                found.beside(conversation, kept, part.is_aside) if part is not None else found.journaled(conversation)
+            )
+            return self._started(aligned, reasons[0], conversation)
 
         self._begun = committed(self._journal, self.key, read, decide)
         self._leaf = self._begun.leaf
-        if self._turn is not None and self._is_of_turn:
-            self._turn.began(self.exchange_id)
+        if part is not None and not part.is_aside:
+            part.turn.exchange_id = self.exchange_id
 
     def refuse(self, failure: Failure) -> None:
         """Record that the request failed."""
@@ -280,8 +285,8 @@ class RunRecording:
                 self._recorder.answered(self.key, self._answer_of(completion))
         except RunNotOpen:  # it was closed as interrupted at its deadline: record the answer as a rerun
             said = self._journal.commit(self.key, decide_late)
-        if self._turn is not None and self._leaf is None:
-            self._turn.answered(said, completion.goes_on, self._is_of_turn)
+        if self._part is not None:
+            self._part.turn.answered(self._part, said, completion.goes_on)
 
     def _answer_of(self, completion: Completion) -> GivenAnswer:
         newest = self._journal.require(self.key).state.last_exchange_id

@@ -19,11 +19,11 @@ from typing import Any
 
 from threadledger.domain.conversation.events import MessageJournaled
 from threadledger.domain.conversation.items import CALLS
-from threadledger.domain.conversation.messages import Message, Role, restore_message
+from threadledger.domain.conversation.messages import Message, Parent, Role, restore_message
 from threadledger.domain.conversation.session_items import call_id_of, is_output, kind_of_item, text_of_item
 from threadledger.domain.journal import Journal
 
-from .histories import NOT_SENT
+from .histories import NOT_SENT, after_the_model
 
 Item = dict[str, Any]
 
@@ -44,11 +44,8 @@ class RunAnswer:
     message_id: str
     version: int
     message: Message
-    exchange_id: str
     is_final: bool
     """Whether it answers its exchange; otherwise it calls tools."""
-    is_of_turn: bool
-    """Whether the run was shown what the session has, so that the answer belongs to the session too."""
     has_text: bool
     """Whether the item with its text is missing in the session."""
     calls: frozenset[str]
@@ -81,6 +78,26 @@ class RunAnswer:
         return None
 
 
+IDLE, EXPECTING, CALLING = "idle", "expecting", "calling"
+"""States of a turn: the session was read, or has the answer; it was given a question or results, which a model is called
+with next; the model has called tools, whose results the session does not have yet."""
+
+
+@dataclass(frozen=True)
+class TurnPart:
+    """Describe what a request is for the turn of an agent."""
+
+    turn: SessionTurn
+    is_aside: bool
+    """Whether it is a request of a tool, whose messages and answer are not in memory."""
+    sent: tuple[Message, ...]
+    """Its messages that the session does not have, such as those that a filter changed. They are recorded aside."""
+    exchange_id: str | None
+    """The exchange that it continues."""
+    leaf: Parent | None = None
+    """The message that it continues, if it is aside."""
+
+
 def _own_task() -> weakref.ref[asyncio.Task[Any]] | None:
     try:
         task = asyncio.current_task()
@@ -101,8 +118,10 @@ class SessionTurn:
     """Answers that wait for the session, oldest first, by message id."""
     exchange_of_call: dict[str, str] = field(default_factory=dict)
     """Exchanges of the model's calls, by the id of the call."""
+    _state: object = IDLE
     _added: list[tuple[Any, ...]] = field(default_factory=list)
-    _is_answered: bool = False
+    _asides: dict[str, tuple[str | None, Parent]] = field(default_factory=dict)
+    """Exchanges and last messages of runs beside those of the agent, by the ids of their calls."""
     _task: weakref.ref[asyncio.Task[Any]] | None = field(default_factory=_own_task)
 
     def is_of(self, journal: Journal, key: str) -> bool:
@@ -121,46 +140,57 @@ class SessionTurn:
         task = self._task() if self._task is not None else None
         return task is None or task.done() or self.is_of_this_task
 
-    def add(self, messages: Iterable[Message]) -> None:
-        """Note what an app added to the session. A question starts another exchange."""
+    def add(self, messages: Sequence[Message]) -> None:
+        """Note what was added to the session, besides answers of runs: a question, results of tools, or nothing."""
         said = [each for each in messages if each.role is not Role.ASSISTANT]
         with _LOCK:
-            if self._is_answered and said:
+            self._state = EXPECTING if said else IDLE
+            if not said:
                 self._added.clear()
-                self._is_answered = False
             if any(each.role is Role.USER for each in said):
                 self.exchange_id = None
             self._added += map(_named, said)
             del self._added[:-ADDED_MAX]
 
-    def covers(self, messages: Sequence[Message]) -> bool:
-        """Return whether a request brings nothing that was not added to the session: it ends with what was."""
-        last = next((each for each in reversed(messages) if each.role not in NOT_SENT), None)
-        with _LOCK:
-            return bool(self._added) and (last is None or last.role is Role.ASSISTANT or _named(last) in self._added)
+    def part_of(self, messages: Sequence[Message]) -> TurnPart | None:
+        """Return what a request is for the turn; None if it has nothing to do with it, since no agent uses the session.
 
-    def began(self, exchange_id: str) -> None:
-        """Note the exchange of a run that was started."""
-        self.exchange_id = exchange_id
-
-    def answered(self, said: Sequence[MessageJournaled], goes_on: bool, is_of_turn: bool) -> None:
-        """Keep the messages of a run until the session is given them."""
+        An agent calls its model with what was added to the session. Between the model's calls of tools and their results, a
+        request is one of a tool, such as of another agent.
+        """
+        begin = after_the_model(messages)
+        sent = [each for each in messages[begin:] if each.role not in NOT_SENT]
         with _LOCK:
-            self._is_answered = self._is_answered or (is_of_turn and not goes_on)
+            if self._state is IDLE:
+                return None
+            known = max((place for place, each in enumerate(sent, 1) if _named(each) in self._added), default=0)
+            if self._state is EXPECTING or known:
+                return TurnPart(self, False, tuple(sent[known:]), self.exchange_id)
+            results = (self._asides.get(each.tool_call_id or "") for each in sent if each.role is Role.TOOL)
+            exchange_id, leaf = next(filter(None, results), (None, None))
+            return TurnPart(self, True, tuple(sent), exchange_id, leaf)
+
+    def answered(self, part: TurnPart, said: Sequence[MessageJournaled], goes_on: bool) -> None:
+        """Keep the messages of a run until the session is given them; one beside the session's own is not kept."""
+        with _LOCK:
+            if part.is_aside:
+                leaf = (said[-1].message_id, said[-1].originator_version)
+                calls = [call.id for each in said for call in restore_message(each).calls()]
+                self._asides |= dict.fromkeys(calls, (said[-1].exchange_id, leaf))
+                return
+            if goes_on:
+                self._state = CALLING
             for each in said:
                 message = restore_message(each)
-                calls = frozenset(call.id for call in message.calls())
-                exchange_id = each.exchange_id or ""
-                self.exchange_of_call |= dict.fromkeys(calls, exchange_id)
+                calls_of = frozenset(call.id for call in message.calls())
+                self.exchange_of_call |= dict.fromkeys(calls_of, each.exchange_id or "")
                 self.answers[each.message_id] = RunAnswer(
                     each.message_id,
                     each.originator_version,
                     message,
-                    exchange_id,
                     is_final=not goes_on,
-                    is_of_turn=is_of_turn,
-                    has_text=bool(message.text.strip()) or not calls,
-                    calls=calls,
+                    has_text=bool(message.text.strip()) or not calls_of,
+                    calls=calls_of,
                 )
             turns = _WAITING.setdefault(self.key, [])
             if self not in turns:
@@ -176,7 +206,7 @@ class SessionTurn:
         Answers of other turns are recognised by the ids of their calls alone: an agent may be resumed in another task.
         """
         with _LOCK:
-            own = sorted(self.answers.values(), key=lambda each: not each.is_of_turn)
+            own = [*self.answers.values()]
             others = [each for turn in waiting(self.journal, self.key) for each in turn.answers.values()]
         return _Claims(own, [each for each in others if each.message_id not in self.answers]).of(items)
 
@@ -279,14 +309,14 @@ def waiting(journal: Journal, key: str) -> Iterator[SessionTurn]:
 def not_given(journal: Journal, key: str) -> set[str]:
     """Return the ids of the messages that a running agent has not yet added to its session, or never will."""
     answers = (each for turn in waiting(journal, key) for each in [*turn.answers.values()])
-    return {each.message_id for each in answers if each.is_of_turn and each.is_untouched}
+    return {each.message_id for each in answers if each.is_untouched}
 
 
 def left_answers(journal: Journal, key: str) -> list[RunAnswer]:
     """Return answers that an agent did not add to its session before it ended, such as one that a guardrail stopped."""
     turns = [turn for turn in waiting(journal, key) if turn.is_over]
     answers = [each for turn in turns for each in [*turn.answers.values()]]
-    return [each for each in answers if each.is_of_turn and each.is_untouched and each.is_final]
+    return [each for each in answers if each.is_untouched and each.is_final]
 
 
 def forget_answers(journal: Journal, key: str, message_ids: Iterable[str] | None = None) -> None:
