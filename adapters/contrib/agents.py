@@ -198,8 +198,9 @@ class Session(SessionABC):
     # In a thread
 
     def _read(self, most: int | None) -> list[Item]:
-        if most is not None and most < 1:
+        if most == 0:
             return []
+        most = most if most is not None and most > 0 else None  # below 0, the SDK's own sessions return all
         hidden = not_given(self._journal, self.session_id)
         memory = self._journal.memory(self.session_id, last=most + len(hidden) if most is not None else None)
         items = self._items_of([each for each in memory.messages if each.message_id not in hidden])
@@ -398,8 +399,9 @@ class RecordedModel(Model):
             StoreError: the ledger cannot be written; the model was not called.
         """
         asked = _Asked(input, model_settings, tools, previous_response_id, conversation_id)
-        run = await to_its_end(lambda: self._begun(asked))
+        run = self._run_of(asked)
         try:
+            await to_its_end(run.begin)
             response = await self.wrapped.get_response(
                 system_instructions,
                 input,
@@ -438,7 +440,7 @@ class RecordedModel(Model):
             StoreError: the ledger cannot be written; the model was not called.
         """
         asked = _Asked(input, model_settings, tools, previous_response_id, conversation_id)
-        run = await to_its_end(lambda: self._begun(asked))
+        run = self._run_of(asked)
         seen = _SeenStream(self._context())
         events = self.wrapped.stream_response(
             system_instructions,
@@ -453,6 +455,7 @@ class RecordedModel(Model):
             prompt=prompt,
         )
         try:
+            await to_its_end(run.begin)
             async for event in events:
                 seen.take(event)
                 if seen.is_over:
@@ -467,7 +470,7 @@ class RecordedModel(Model):
                 await close()
         await to_its_end(lambda: run.end(seen.ended()))
 
-    def _begun(self, asked: _Asked) -> RunRecording:
+    def _run_of(self, asked: _Asked) -> RunRecording:
         held = asked.previous_response_id or asked.conversation_id
         messages = response_messages(whole(asked.given))
         for secret in asked.secrets():
@@ -482,9 +485,7 @@ class RecordedModel(Model):
             place=held,
             timeout_seconds=asked.timeout_seconds,
         )
-        run = RunRecording(self._recorder, request, self._recorder.key_for(held))
-        run.begin()
-        return run
+        return RunRecording(self._recorder, request, self._recorder.key_for(held))
 
     def _context(self, request_id: str | None = None) -> Context:
         """Return what is known of a response; it is read in the form of Responses, whatever the model speaks."""

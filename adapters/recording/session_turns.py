@@ -45,7 +45,7 @@ class RunAnswer:
     version: int
     message: Message
     is_final: bool
-    """Whether it answers its exchange; otherwise it calls tools."""
+    """Whether it answers its exchange, or the session was given a later one; otherwise it calls tools, and may be resumed."""
     has_text: bool
     """Whether the item with its text is missing in the session."""
     calls: frozenset[str]
@@ -217,9 +217,16 @@ class SessionTurn:
                 for each in answers:
                     if each.message_id in turn.answers:
                         turn.answers[each.message_id] = each
+                        turn._pass_over(each.version)
                         if each.is_whole:
                             del turn.answers[each.message_id]
                 _forget(turn)
+
+    def _pass_over(self, version: int) -> None:
+        """Note that the agent did not keep what came before an answer that it kept."""
+        for each in [*self.answers.values()]:
+            if each.version < version and each.is_untouched:
+                self.answers[each.message_id] = replace(each, is_final=True)
 
 
 class _Claims:

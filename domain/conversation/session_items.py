@@ -117,7 +117,8 @@ def _said_by_the_model(items: Sequence[JSON]) -> Message:
 def _said_by_the_app(item: JSON) -> Message:
     kind = kind_of_item(item)
     said = app_message(_whole(item), kind)
-    if said is None or (kind == "message" and said["role"] not in _SPEAKERS):
+    role = said["role"] if said is not None else None
+    if said is None or not isinstance(role, str) or (kind == "message" and role not in _SPEAKERS):
         return Message(Role.ASSISTANT, (unknown_part(kind),))
     if said["content"] in (None, []):
         said["content"] = ""
