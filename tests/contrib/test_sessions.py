@@ -7,6 +7,7 @@ import base64
 import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import pytest
@@ -372,7 +373,7 @@ def test_a_session_closes_the_ledger_that_it_opened_and_no_other(ledger: Ledger,
     for session in (own, shared):
         session.close()
         session.close()
-        for call in (session.get_items, session.pop_item, session.clear_session, lambda: session.add_items([])):
+        for call in (session.get_items, session.pop_item, session.clear_session, partial(session.add_items, [])):
             with pytest.raises(RuntimeError, match="the session 'customer-42' is closed: open another one"):
                 run(call())
     ledger.conversation(KEY).append("user", "still open")
