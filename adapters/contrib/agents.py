@@ -24,8 +24,10 @@ from agents.usage import Usage
 from threadledger.domain import limits
 from threadledger.domain.conversation import Completion, Conversation, stream_of
 from threadledger.domain.conversation.decisions import keep_items
+from threadledger.domain.conversation.items import CALLS
 from threadledger.domain.conversation.messages import JournaledMessage, Message, Role
 from threadledger.domain.conversation.session_items import (
+    call_id_of,
     items_in_native,
     kind_of_item,
     messages_of,
@@ -208,15 +210,40 @@ class Session(SessionABC):
 
     def _items_of(self, messages: Sequence[JournaledMessage]) -> list[Item]:
         """Return the items of messages, as they were added or as runs gave them."""
+        kept, items = self._kept_of(messages), list[Item]()
+        for each in messages:
+            items += self._exactly(each.message, kept.get(each.message_id, each.message.native_json))
+        return items
+
+    def _kept_of(self, messages: Sequence[JournaledMessage]) -> dict[str, str]:
+        """Return the items that the session was given of answers of runs, by message id."""
         first = min((each.version for each in messages if each.run_id is not None), default=None)
         lookups = self._journal.lookups(self.session_id) if first is not None else None
-        kept = lookups.session_items(first or 0) if lookups is not None else {}
-        items: list[Item] = []
-        for each in messages:
-            event = kept.get(each.message_id)
-            native = json.dumps(event.native) if event is not None else each.message.native_json
-            items += self._exactly(each.message, native)
-        return items
+        events = lookups.session_items(first or 0) if lookups is not None else {}
+        return {message_id: json.dumps(each.native) for message_id, each in events.items()}
+
+    def _unanswered_calls(self, given: Sequence[Item]) -> list[RunAnswer]:
+        """Return the answers of runs whose calls are among these items and have no result: a process may have stopped there."""
+        called = {call_id_of(each) for each in given if kind_of_item(each) in CALLS}
+        if not called:
+            return []
+        newest = self._journal.memory(self.session_id, last=CALLS_LOOKED_BACK).messages
+        answered = {each.message.tool_call_id for each in newest}
+        calls = {each.message_id: {call.id for call in each.message.calls()} & called - answered for each in newest}
+        found = [each for each in newest if each.run_id is not None and calls[each.message_id]]
+        kept = self._kept_of(found)
+        return [
+            RunAnswer(
+                each.message_id,
+                each.version,
+                each.message,
+                is_final=False,
+                has_text=bool(each.message.text.strip()) and each.message_id not in kept,
+                calls=frozenset(calls[each.message_id]),
+                items=tuple(self._exactly(each.message, kept[each.message_id])) if each.message_id in kept else (),
+            )
+            for each in found
+        ]
 
     def _exactly(self, message: Message, native_json: str) -> list[Item]:
         found = items_in_native(message, native_json, self._journal.read_blob)
@@ -229,7 +256,7 @@ class Session(SessionABC):
 
     def _add(self, turn: SessionTurn, given: Sequence[Item], left: Sequence[RunAnswer]) -> None:
         journal, key = self._journal, self.session_id
-        taken, others = turn.given(given)
+        taken, others = turn.given(given, self._unanswered_calls(given))
         new = [message for message, _ in messages_of(others)]
         placed = [(journal.keep(each), self._exchange_of(each, turn)) for each in new]
         noted = [(each, self._native_of(each)) for each in taken if self._shown_of(each) != [*each.items]]

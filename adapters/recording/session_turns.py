@@ -200,15 +200,18 @@ class SessionTurn:
             while len(_WAITING) > CONVERSATIONS_MAX:
                 _WAITING.popitem(last=False)
 
-    def given(self, items: Sequence[Item]) -> tuple[list[RunAnswer], list[Item]]:
+    def given(self, items: Sequence[Item], stored: Sequence[RunAnswer] = ()) -> tuple[list[RunAnswer], list[Item]]:
         """Return the answers of runs that these items are, as they are after it, and the other items. Nothing changes yet.
 
-        Answers of other turns are recognised by the ids of their calls alone: an agent may be resumed in another task.
+        An agent may be resumed in another task, or in another process, of which `stored` has the answers. Those are
+        recognised by the ids of their calls.
         """
+        called = {call_id_of(item) for item in items if kind_of_item(item) in CALLS}
         with _LOCK:
             own = [*self.answers.values()]
             others = [each for turn in waiting(self.journal, self.key) for each in turn.answers.values()]
-        return _Claims(own, [each for each in others if each.message_id not in self.answers]).of(items)
+        resumed = [each for each in (*others, *stored) if each.message_id not in self.answers and each.calls & called]
+        return _Claims([*own, *resumed]).of(items)
 
     def take(self, answers: Iterable[RunAnswer]) -> None:
         """Keep how much of these answers the session was given."""
@@ -232,9 +235,8 @@ class SessionTurn:
 class _Claims:
     """Find the answers that items are, in the order of both."""
 
-    def __init__(self, own: Sequence[RunAnswer], others: Sequence[RunAnswer]) -> None:
-        self._found = {each.message_id: each for each in (*own, *others)}
-        self._own = frozenset(each.message_id for each in own)
+    def __init__(self, answers: Sequence[RunAnswer]) -> None:
+        self._found = {each.message_id: each for each in answers}
         self._changed: dict[str, None] = {}
         self._before: list[Item] = []
         """What the model did before the next message or call."""
@@ -248,15 +250,15 @@ class _Claims:
                 self._end()
                 self._rest.append(item)
             elif kind == "message" or kind in CALLS:
-                self._take(item, kind)
+                self._take(item)
             else:
                 self._before.append(item)
         self._end()
         return [self._found[each] for each in self._changed], self._rest
 
-    def _take(self, item: Item, kind: str) -> None:
+    def _take(self, item: Item) -> None:
         for name, answer in self._found.items():
-            taken = answer.taking(item) if name in self._own or kind in CALLS else None
+            taken = answer.taking(item)
             if taken is not None:
                 self._last = name
                 self._keep(taken, item)
@@ -270,7 +272,7 @@ class _Claims:
         last, self._last = self._last, None
         if not before:
             return
-        silent = (each for name, each in self._found.items() if name in self._own and each.says_nothing)
+        silent = (each for each in self._found.values() if each.says_nothing)
         answer = self._found[last] if last is not None else next(silent, None)
         if answer is None:
             self._rest += before

@@ -256,7 +256,7 @@ def test_a_question_that_is_taken_back_after_a_failure_is_asked_once(play: Play)
     play(story)
 
 
-@each_way
+@two_ways
 def test_a_retry_of_the_sdk_is_another_run_of_the_exchange(play: Play) -> None:
     async def story(it: Agency) -> None:
         retry = ModelRetrySettings(
@@ -283,7 +283,7 @@ def test_an_incomplete_response_is_a_failed_run(play: Play) -> None:
     play(story)
 
 
-@each_way
+@two_ways
 def test_a_list_with_an_image_is_journaled_once(play: Play) -> None:
     async def story(it: Agency) -> None:
         png = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
@@ -299,7 +299,7 @@ def test_a_list_with_an_image_is_journaled_once(play: Play) -> None:
     play(story)
 
 
-@each_way
+@two_ways
 def test_a_history_that_is_cut_or_changed_for_the_model_changes_nothing_in_memory(play: Play) -> None:
     def redacted(data: Any) -> Any:
         data.model_data.input[-1] = {"role": "user", "content": "[redacted]"}
@@ -328,7 +328,7 @@ def test_a_history_that_is_cut_or_changed_for_the_model_changes_nothing_in_memor
     play(story)
 
 
-@each_way
+@two_ways
 @pytest.mark.parametrize("how", ["plain", "filtered", "nested"])
 def test_a_handoff_continues_the_exchange_with_another_agent(play: Play, how: str) -> None:
     async def story(it: Agency) -> None:
@@ -349,7 +349,7 @@ def test_a_handoff_continues_the_exchange_with_another_agent(play: Play, how: st
     play(story)
 
 
-@each_way
+@two_ways
 def test_what_a_guardrail_stops_is_in_the_log_and_leaves_memory(play: Play) -> None:
     @output_guardrail
     async def no_secrets(context: Any, agent: Any, output: Any) -> GuardrailFunctionOutput:
@@ -388,7 +388,7 @@ class Waiting:
                 return
 
 
-@each_way
+@two_ways
 def test_an_approval_resumes_the_exchange_in_another_task(play: Play) -> None:
     @function_tool(needs_approval=True)
     def pay(amount: int) -> str:
@@ -408,7 +408,7 @@ def test_an_approval_resumes_the_exchange_in_another_task(play: Play) -> None:
     play(story)
 
 
-@each_way
+@two_ways
 def test_an_agent_that_is_a_tool_is_recorded_beside_the_session(play: Play) -> None:
     async def story(it: Agency) -> None:
         bob = it.agent("Bob")
@@ -488,18 +488,20 @@ def test_a_run_that_is_cancelled_is_a_cancelled_run(play: Play) -> None:
     async def story(it: Agency) -> None:
         it.fail(hang=30)
         task = asyncio.create_task(it.run(it.agent(), "yes"))
-        await asyncio.to_thread(_until_started, it.ledger)
+        await asyncio.to_thread(_until, it.ledger, "RunStarted")
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
+        await asyncio.to_thread(_until, it.ledger, "RunFailed")
         (failure,) = it.ledger.failures()
         assert failure.cause == "cancelled"
 
     play(story)
 
 
-def _until_started(ledger: Ledger) -> None:
-    next(iter(ledger.events(types=["RunStarted"], follow=True)))
+def _until(ledger: Ledger, event: str) -> None:
+    """Wait until an event of this type is in the log."""
+    next(iter(ledger.events(types=[event], follow=True)))
 
 
 @pytest.mark.parametrize("way", WAYS[::3], ids=str)

@@ -123,24 +123,25 @@ def run(work: Any) -> Any:
     return asyncio.run(work)
 
 
-@pytest.mark.parametrize("item", ITEMS.values(), ids=ITEMS)
-def test_an_item_comes_back_exactly_alone_among_others_and_in_another_process(db_url: str, item: Any) -> None:
-    async def store() -> None:
-        session = Session(KEY, db_url)
-        await session.add_items([item])
-        await session.add_items([ITEMS["question"], ITEMS["reasoning"], item, ITEMS["answer"], item])
-        session.close()
+def test_each_item_comes_back_exactly_alone_among_others_and_from_another_opening(db_url: str) -> None:
+    def expected(item: Any) -> list[Any]:
+        return [item, ITEMS["question"], ITEMS["reasoning"], item, ITEMS["answer"], item]
 
-    async def read() -> list[Any]:
-        session = Session(KEY, db_url)
-        items = await session.get_items()
-        session.close()
-        return items
+    async def store() -> None:
+        with threadledger.open(db_url) as ledger:
+            for name, item in ITEMS.items():
+                session = Session(name, ledger)
+                await session.add_items([item])
+                await session.add_items(expected(item)[1:])
+
+    async def read() -> dict[str, Any]:
+        with threadledger.open(db_url) as ledger:
+            return {name: await Session(name, ledger).get_items() for name in ITEMS}
 
     run(store())
     found = run(read())
-    assert found == [item, ITEMS["question"], ITEMS["reasoning"], item, ITEMS["answer"], item]
-    assert [json.dumps(each, sort_keys=True) for each in found[:1]] == [json.dumps(item, sort_keys=True)]
+    as_json = {name: json.dumps(items, sort_keys=True) for name, items in found.items()}
+    assert as_json == {name: json.dumps(expected(item), sort_keys=True) for name, item in ITEMS.items()}
 
 
 json_values = st.recursive(
