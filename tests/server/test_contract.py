@@ -120,9 +120,7 @@ class Step:
     def on(self, side: Side) -> Any:
         """Send it to one side, and return what is compared."""
         for _ in range(POLLS_MAX):
-            status, kind, answer = side.ask(
-                BY_OPERATION[self.operation], self.ids, self.body, self.query
-            )
+            status, kind, answer = side.ask(BY_OPERATION[self.operation], self.ids, self.body, self.query)
             if not self.until or answer.get("status") in self.until:
                 break
         for name, path in self.keep.items():
