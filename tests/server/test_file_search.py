@@ -15,6 +15,7 @@ from threadledger.adapters.server import file_search as search
 from threadledger.domain.conversation import events as e
 from threadledger.domain.conversation.files import FoundChunk
 from threadledger.domain.conversation.messages import Message, Role
+from threadledger.domain.exchange import SentOptions
 from threadledger.domain.ledger import Ledger
 
 from .assistant_app import WEATHER
@@ -125,6 +126,14 @@ def test_a_process_that_continues_an_exchange_knows_what_was_found_before(desk: 
     assert "file_citation" in json.dumps(finished.content_as_json())
     (hit,) = json.loads(again.function(query="vacation"))["results"]
     assert hit["marker"] == "【2†handbook.md】"
+
+
+def test_the_function_needs_no_approval_and_may_be_called_again_after_a_crash(desk: Desk, ledger: Ledger) -> None:
+    run = desk.run(desk.thread(), "25.", tools=[SEARCH, WEATHER])
+    requested = next(each for each in ledger.journal.history(run.thread_id) if isinstance(each, e.ExchangeRequested))
+    sent = SentOptions(requested, ledger.journal.profile(requested.profile_hash))
+    profile = sent.services_of(ledger.services, {}).profile
+    assert (profile.approval, profile.read_only) == (("weather",), ("file_search",))
 
 
 def test_markers_of_several_searches_are_counted_together(desk: Desk) -> None:

@@ -239,6 +239,16 @@ def test_a_file_that_is_too_large_is_a_413_in_the_envelope_and_leaves_nothing(
         begun = form(PURPOSE, file=b"x" * 100_000)[:-60]
         line.sendall(f"{len(begun):x}\r\n".encode() + begun + b"\r\n" + b"10000\r\n" + b"x" * 65_536 + b"\r\n")
         assert read(line).status == 413
+    with connected(narrow) as line:  # before a part begins
+        line.sendall(
+            head(narrow, "POST", "/v1/files", f"Content-Type: {FORM['content_type']}", "Transfer-Encoding: chunked")
+        )
+        line.sendall((b"10000\r\n" + b"x" * 65_536 + b"\r\n") * 4)
+        assert read(line).status == 413
+    with connected(narrow) as line:  # a client that waits for that sends nothing of it
+        lines = f"Content-Type: {FORM['content_type']}", "Content-Length: 100000000", "Expect: 100-continue"
+        line.sendall(head(narrow, "POST", "/v1/files", *lines))
+        assert read(line).status == 413
     until(lambda: uploads() == [])
     assert UPLOAD_BYTES_MAX + PREFIX_BYTES == 64 * 1024 * 1024
 
@@ -253,7 +263,7 @@ def test_an_upload_for_which_there_is_no_space_is_a_503(server: Any, monkeypatch
     assert (answer.status, answer.error["code"]) == (503, "store_unavailable")
 
 
-def test_a_download_whose_bytes_were_changed_is_cut_before_its_end(server: Any, ledger: Ledger) -> None:
+def test_a_download_whose_bytes_were_changed_is_cut_before_its_end(server: Any, ledger: Ledger, lines: Any) -> None:
     made = upload(server, form(PURPOSE, file=ALL_BYTES * 20_000)).json
     assert made["bytes"] == 5_120_000
     database = ledger.journal._given_factory.database  # type: ignore[attr-defined] # a disk that turns bits
@@ -265,7 +275,9 @@ def test_a_download_whose_bytes_were_changed_is_cut_before_its_end(server: Any, 
         assert answer.status_code == 200
         for _ in answer.iter_bytes():
             pass
-    database.execute("UPDATE blob_chunks SET data = zeroblob(length(data)) WHERE n = 0")
+    until(lambda: lines.of("was not sent completely"))
+    until(lambda: lines.of(" bytes"))
+    assert not lines.of("without completing")
     small = upload(server, form(PURPOSE, file=b"small")).json
     database.execute("UPDATE blob_chunks SET data = zeroblob(length(data))")
     assert say(server, "GET", f"/v1/files/{small['id']}/content").status == 500

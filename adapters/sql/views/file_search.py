@@ -160,7 +160,7 @@ class FileSearchView(View[Known, IndexChanges]):
         is_lite = transaction.kind == "sqlite"
         text, number = ("TEXT NOT NULL", "INTEGER") if is_lite else ('TEXT COLLATE "C" NOT NULL', "BIGINT")
         begin = self.prefix(generation)
-        for statement in (*_TABLES, *_index(transaction).tables):
+        for statement in (*_TABLES, *index_of(transaction).tables):
             transaction.execute(statement.format(begin=begin, text=text, number=number))
 
     def load(self, transaction: ViewTransaction, generation: int, taken: Sequence[ReadEvent]) -> Known:
@@ -212,7 +212,7 @@ class FileSearchView(View[Known, IndexChanges]):
         return changes
 
     def apply(self, transaction: ViewTransaction, generation: int, changes: IndexChanges) -> None:
-        begin, index = self.prefix(generation), _index(transaction)
+        begin, index = self.prefix(generation), index_of(transaction)
         for step in changes.steps:
             place = step.store, step.file
             match step.what:
@@ -266,7 +266,7 @@ class FileSearchView(View[Known, IndexChanges]):
     def _found(
         self, transaction: ViewTransaction, generation: int, files: str, store: str, query: str, wanted: FileSearch
     ) -> Iterator[FoundChunk]:
-        begin, index = self.prefix(generation), _index(transaction)
+        begin, index = self.prefix(generation), index_of(transaction)
         sizes = transaction.rows(f"SELECT passages, words FROM {begin}stores WHERE store = ?", (store,))
         words = [*dict.fromkeys(indexed_words(query))][:QUERY_WORDS_MAX]
         if not sizes or not words or not sizes[0][0]:
@@ -459,7 +459,8 @@ class _WordsInPostgreSQL(_Index):
         )
 
 
-def _index(transaction: ViewTransaction) -> _Index:
+def index_of(transaction: ViewTransaction) -> _Index:
+    """Return the full-text index of a database."""
     return _INDEXES[transaction.kind]
 
 
