@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from threadledger.domain.conversation import Profile, parse_profile
-from threadledger.domain.conversation.messages import Message, Role
+from threadledger.domain.conversation.messages import Message
 from threadledger.domain.errors import InvalidProfile
 from threadledger.domain.ledger import VectorStores
 from threadledger.domain.memory.rendering import results_left_out
@@ -33,14 +33,11 @@ from .vector_stores import no_such_store
 
 RESPONSE = "resp_"
 
-PASSED_ON: Mapping[str, str] = {
-    "parallel_tool_calls": "parallel_tool_calls",
-    "service_tier": "service_tier",
-    "prompt_cache_key": "prompt_cache_key",
-    "safety_identifier": "safety_identifier",
-    "user": "user",
-}
-"""Fields that a backend is sent if it speaks Chat Completions, with their names there."""
+PASSED_ON = (
+    *("parallel_tool_calls", "service_tier", "safety_identifier", "user"),
+    *("prompt_cache_key", "prompt_cache_options", "prompt_cache_retention"),
+)
+"""Fields that a backend is sent if it speaks Chat Completions, which has them too."""
 
 NOT_GIVEN = ("top_logprobs", "max_tool_calls", "context_management", "moderation", "prompt")
 """Fields that no backend is given: what they ask for is a loss of the run."""
@@ -192,7 +189,7 @@ def _seconds(body: Json) -> float:
 
 
 def _options(body: Json) -> Json:
-    options = {name: body[field] for field, name in PASSED_ON.items() if body.get(field) is not None}
+    options = {name: body[name] for name in PASSED_ON if body.get(name) is not None}
     if "parallel_tool_calls" in options and not body.get("tools"):
         del options["parallel_tool_calls"]  # it is only allowed with tools
     verbosity = (body.get("text") or {}).get("verbosity")
@@ -261,11 +258,6 @@ def response_tool(tool: Json) -> Json:
         "name": function.get("name"),
         **{name: function.get(name, empty) for name, empty in names.items()},
     }
-
-
-def is_result(message: Message) -> bool:
-    """Return whether a message is the result of a call."""
-    return message.role is Role.TOOL
 
 
 def settings_shown(profile: Profile, shown: Mapping[str, Any]) -> Json:
