@@ -54,16 +54,15 @@ def too_large(limit: int, size: int) -> ApiError:
 
 
 class FormReader:
-    """Read a form; `new_file` returns the path to which its file of at most `file_bytes` bytes is written.
+    """Read a form; `new_file` returns the path to which its file of at most `file_bytes` bytes is written, by default
+    of as many as the provider takes.
 
     After a problem, the rest is read and dropped, because a client sends its whole request before it reads the answer.
     """
 
-    def __init__(
-        self, content_type: str, new_file: Callable[[], Path], file_bytes: int = limits.FILE_MAX_BYTES
-    ) -> None:
+    def __init__(self, content_type: str, new_file: Callable[[], Path], file_bytes: int | None = None) -> None:
         self._upload = Upload()
-        self._file_bytes = file_bytes
+        self._file_bytes = limits.FILE_MAX_BYTES if file_bytes is None else file_bytes
         self._new_file = new_file
         self._hash = hashlib.sha256()
         self._file: BinaryIO | None = None
