@@ -40,6 +40,7 @@ from stores import FILL_MESSAGES, batches, texts
 import threadledger
 from threadledger.adapters import load_settings, open_ledger
 from threadledger.adapters.server import open_server
+from threadledger.adapters.server.limits import SWITCH_SECONDS
 
 COMMITS, ADDED_LIMIT_MS = 4, 8.0
 """What a run may add: the time of this many commits, and further milliseconds."""
@@ -64,6 +65,7 @@ def served(told: Connection, db: str, upstream: str) -> None:
     settings = load_settings(
         db=db, backends=("chat",), threads="none", openai_base_url=upstream, openai_api_key="bench", retries=0
     )
+    sys.setswitchinterval(SWITCH_SECONDS)  # as the command does
     with open_ledger(settings) as ledger, open_server(ledger, settings, port=0) as server:
         told.send(server.base_url)
         told.recv()

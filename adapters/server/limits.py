@@ -32,6 +32,9 @@ IDEMPOTENCY_KEY_MAX_CHARS = 255
 UNKNOWN_FIELDS_NOTED_MAX = 1_000  # of all routes; further ones are ignored without a log line
 UNKNOWN_FIELD_MAX_CHARS = 100  # of a field's name in the log
 
+SWITCH_SECONDS = (
+    0.001  # after which a thread that computes lets another one run: a stream is written while its answer is read
+)
 START_TIMEOUT_SECONDS = 10.0
 STOP_GRACE_SECONDS = 10.0  # for requests in progress when the server stops
 RETRY_AFTER_SECONDS = 1  # proposed to a client that is refused for the time being

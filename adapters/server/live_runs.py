@@ -44,6 +44,8 @@ class LiveRun:
     """Whether it has a slot: before that, it waits."""
     has_left: bool = False
     """Whether it was taken out of the queue for a slot."""
+    _has_text: bool = False
+    """Whether a piece of text has been added."""
     seen_version: int = 0
     """Version of the conversation at which it was open, when that was last read."""
 
@@ -53,10 +55,13 @@ class LiveRun:
         self.interruption.interrupt(error)
 
     def put(self, part: Any) -> None:
-        """Add a part and wake the listeners."""
+        """Add a part and wake the listeners; they get the first piece of text before the next one is read."""
         with self.changed:
             self.parts.append(part)
             self.changed.notify_all()
+        if not self._has_text and part is not None and part.type == "delta":
+            self._has_text = True
+            time.sleep(0)  # lets another thread run
 
     def end(self) -> None:
         """Note that nothing more happens, and wake those who listen or wait."""

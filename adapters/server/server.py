@@ -6,6 +6,7 @@ import asyncio
 import re
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -23,7 +24,7 @@ from .app import Hooks, ServerApp
 from .calls import Handler, Served
 from .connection import ClientConnection
 from .handlers import HANDLERS
-from .limits import KEEP_ALIVE_SECONDS, START_TIMEOUT_SECONDS, ServerLimits
+from .limits import KEEP_ALIVE_SECONDS, START_TIMEOUT_SECONDS, SWITCH_SECONDS, ServerLimits
 from .request_keys import RequestKeys
 from .runner import Runner
 
@@ -132,6 +133,7 @@ class Server:
         Raises:
             InvalidSettings, OSError: as `start`.
         """
+        sys.setswitchinterval(SWITCH_SECONDS)
         listening = self._open()
         listener = self._listener = self._made_listener(announce)
         with _interrupted_by_sigterm():  # while runs end, when the event loop has ended
