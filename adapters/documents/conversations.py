@@ -148,7 +148,13 @@ def event_in_words(kind: str, data: dict[str, Any]) -> str:
             return _about_thread(kind, data)
         case "ExchangeRequested" | "ExchangeAbandoned" | "ExchangeCancelled":
             return _requested(data) if kind == "ExchangeRequested" else _ended(kind, data)
-        case "ConversationStarted" | "ConversationDescribed" | "ConversationDeleted" | "MemoryCleared":
+        case (
+            "ConversationStarted"
+            | "ConversationDescribed"
+            | "ConversationDeleted"
+            | "MemoryCleared"
+            | "ToolResourcesDescribed"
+        ):
             return _about_conversation(kind, data)
         case "ToolCallDecided" | "RerunAccepted" | "BranchSelected" | "MemoryCompacted":
             return _about_memory(kind, data)
@@ -186,6 +192,9 @@ def _about_conversation(kind: str, data: dict[str, Any]) -> str:
         return f"memory is empty up to version {data['up_to_version']}" + _because(data["reason"])
     if kind == "ConversationDescribed":
         return _described(data)
+    if kind == "ToolResourcesDescribed":
+        search = data["tool_resources"].get("file_search") or {}
+        return f"runs search {', '.join(search.get('vector_store_ids') or ()) or 'no vector store'}"[:100]
     if data["parent_key"] is not None:
         return f"forked from {data['parent_key']} at version {data['parent_version']}"
     if data["generation"]:

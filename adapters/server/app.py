@@ -72,8 +72,8 @@ TAKING_FORMS = frozenset({"create_file"})
 UPLOAD_BYTES_MAX = BLOB_BYTES_MAX - PREFIX_BYTES
 """Maximum size of an uploaded file, in bytes."""
 
-WAITING_OPERATIONS = frozenset({"create_completion", "create_response"})
-"""Operations whose whole answer waits for a model too."""
+WAITING_OPERATIONS = frozenset({"create_completion", "create_response", "retrieve_file_content"})
+"""Operations whose whole answer waits for a model, or for the client that receives a file, too."""
 
 EVERY_KEY = ""
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")
@@ -297,7 +297,7 @@ class ServerApp:
             return WholeAnswer(refusal.status, refusal.headers, json.dumps(refusal.body()).encode())
 
     def _take_slots(self, call: ServedCall, held: ExitStack) -> None:
-        """Take the slots of a request that waits for a model, until `held` is closed: it occupies its thread meanwhile."""
+        """Take the slots of a request that waits for a model or its client, until `held` is closed: it occupies its thread."""
         is_stream = call.wants_stream and call.route is not None and call.route.streams
         if is_stream:
             held.enter_context(self._streams.taken(call.caller.name))
@@ -341,7 +341,7 @@ class ServerApp:
 
     @staticmethod
     def _send_file(request: RequestInProgress, call: ServedCall, file: ServedFile) -> None:
-        """Send a file chunk by chunk. If a later chunk cannot be read, the connection is closed before its end."""
+        """Send a file chunk by chunk. If a later chunk cannot be read, the connection is closed without it."""
         chunk = next(file.chunks, b"")
         headers = FILE_HEADERS | {"content-length": str(file.size)} | call.headers
         sent, connected = 0, request.from_thread(partial(request.begin, 200, headers))
@@ -354,7 +354,6 @@ class ServerApp:
                 chunk = next(file.chunks)
         except Exception as error:
             logger.error("%s: the file was not sent completely", request.request_id, exc_info=without_text(error))
-            request.from_thread(request.abort)
 
     def _stream(self, request: RequestInProgress, call: ServedCall, stream: EventStream) -> bool:
         """Send a stream frame by frame, and return whether the client has all of it; without a client, abandon it."""

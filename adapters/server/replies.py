@@ -212,13 +212,6 @@ class RequestInProgress:
         self.gone.set()
         return False
 
-    async def abort(self) -> bool:
-        """Close the connection at once: what was announced cannot be sent."""
-        self.gone.set()
-        if self._connection is not None:
-            self._connection.transport.abort()
-        return False
-
     def cut(self) -> None:
         """End the request because the server stops; called in the event loop."""
         self.gone.set()

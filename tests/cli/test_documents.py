@@ -94,7 +94,7 @@ def test_an_answer_a_part_and_a_failure_to_answer_are_documents(
     assert [each["run_id"] for each in document["failures"]] == [each.run_id for each in failed.value.failures]
 
 
-OF_OTHER_STREAMS = ("Profile", "Attachment", "Job", "FailureGroup", "Assistant", "ApiKey")
+OF_OTHER_STREAMS = ("Profile", "Attachment", "Job", "FailureGroup", "Assistant", "ApiKey", "File", "VectorStore")
 """Beginnings of the names of events that no conversation has."""
 
 

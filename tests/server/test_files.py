@@ -276,8 +276,6 @@ def test_a_download_whose_bytes_were_changed_is_cut_before_its_end(server: Any, 
         for _ in answer.iter_bytes():
             pass
     until(lambda: lines.of("was not sent completely"))
-    until(lambda: lines.of(" bytes"))
-    assert not lines.of("without completing")
     small = upload(server, form(PURPOSE, file=b"small")).json
     database.execute("UPDATE blob_chunks SET data = zeroblob(length(data))")
     assert say(server, "GET", f"/v1/files/{small['id']}/content").status == 500
