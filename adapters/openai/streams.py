@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from heapq import heappop, heappush
+from itertools import count
 from typing import Any
 
 from threadledger.domain.effects import Call, Effects, Emit
@@ -27,6 +30,54 @@ only if the answer was read to its end, and that often arrives a moment after th
 TOO_LONG = "the stream did not end before its deadline"
 
 
+class Deadlines:
+    """Call functions after their time, all in one thread: a thread for each stream took a millisecond of it."""
+
+    def __init__(self) -> None:
+        self._begin()
+        if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
+            os.register_at_fork(after_in_child=self._begin)  # the thread is not copied
+
+    def _begin(self) -> None:
+        self._changed = threading.Condition()
+        self._times: list[tuple[float, int]] = []
+        """Times of the monotonic clock with the numbers of the calls, as a heap; those of cancelled calls too."""
+        self._calls: dict[int, Callable[[], object]] = {}
+        self._numbers = count()
+        self._thread: threading.Thread | None = None
+
+    def call_after(self, seconds: float, call: Callable[[], object]) -> int:
+        """Call a function after so many seconds, unless it is cancelled by the number that is returned. It must not block."""
+        with self._changed:
+            number = next(self._numbers)
+            self._calls[number] = call
+            heappush(self._times, (time.monotonic() + seconds, number))
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="threadledger-deadlines", daemon=True)
+                self._thread.start()
+            elif self._times[0][1] == number:
+                self._changed.notify()
+        return number
+
+    def cancel(self, number: int) -> None:
+        """Cancel a call that was not made yet."""
+        with self._changed:
+            self._calls.pop(number, None)
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                while not self._times or self._times[0][0] > time.monotonic():
+                    self._changed.wait(self._times[0][0] - time.monotonic() if self._times else None)
+                call = self._calls.pop(heappop(self._times)[1], None)
+            if call is not None:
+                with suppress(Exception):  # the stream may be closed already
+                    call()
+
+
+DEADLINES = Deadlines()
+
+
 class Stream:
     """Read the bytes of an open stream of either client and close it at its deadline.
 
@@ -39,11 +90,9 @@ class Stream:
         self._bytes: Any = None
         self.is_over = False
         self._until = time.monotonic() + seconds
-        self._cut: threading.Timer | None = None
+        self._cut: int | None = None
         if watched:  # asynchronous reads have a separate timeout; a blocked thread is woken by closing the response
-            self._cut = threading.Timer(seconds, self.response.close)
-            self._cut.daemon = True
-            self._cut.start()
+            self._cut = DEADLINES.call_after(seconds, self.response.close)
 
     def __next__(self) -> Any:
         try:
@@ -63,15 +112,13 @@ class Stream:
     def close(self) -> None:
         """Close the stream; if it is over, read the rest first, so that its connection can be used again."""
         if self._cut is not None:
-            self._cut.cancel()
+            DEADLINES.cancel(self._cut)
         if self.is_over:
-            cut = threading.Timer(REST_SECONDS, self.response.close)
-            cut.daemon = True
-            cut.start()
+            cut = DEADLINES.call_after(REST_SECONDS, self.response.close)
             with suppress(Exception):  # the answer is whole without it
                 while next(self._bytes, END) is not END:
                     pass
-            cut.cancel()
+            DEADLINES.cancel(cut)
         self._stream.close()
 
     async def aclose(self) -> None:
