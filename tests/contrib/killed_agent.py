@@ -15,7 +15,15 @@ import sys
 from typing import Any
 
 import openai
-from agents import Agent, OpenAIResponsesModel, Runner, function_tool, set_tracing_disabled
+from agents import (
+    Agent,
+    GuardrailFunctionOutput,
+    OpenAIResponsesModel,
+    Runner,
+    function_tool,
+    output_guardrail,
+    set_tracing_disabled,
+)
 
 import threadledger
 from threadledger.contrib.agents import Session, recorded_model
@@ -35,12 +43,22 @@ def pay(amount: int) -> str:
     return f"paid {amount}"
 
 
+@output_guardrail
+async def allow(context: Any, agent: Any, output: Any) -> GuardrailFunctionOutput:
+    """Allow every answer."""
+    return GuardrailFunctionOutput(None, tripwire_triggered=False)
+
+
 def agent_of(ledger: Any, session: Any, client: Any, recorded_by: str) -> Any:
-    """Return an agent whose calls are recorded by a client or by a model."""
+    """Return an agent whose calls are recorded by a client or by a model.
+
+    Because it has a guardrail, and might end with a tool, the SDK adds a call that waits for an approval with its result.
+    """
     used = threadledger.record(client, ledger, key=KEY) if recorded_by == "client" else client
     model: Any = OpenAIResponsesModel("gpt-6-astra", used)
     recorded = recorded_model(model, session) if recorded_by == "model" else model
-    return Agent(name="Ann", model=recorded, tools=[look_up, pay])
+    ends: Any = {"tool_use_behavior": {"stop_at_tool_names": ["no_tool"]}}
+    return Agent(name="Ann", model=recorded, tools=[look_up, pay], output_guardrails=[allow], **ends)
 
 
 class Killed(Session):

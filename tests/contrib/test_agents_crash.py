@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import subprocess
 import sys
@@ -25,6 +26,9 @@ PAY = {"tool_calls": [{"name": "pay", "arguments": {"amount": 5}}]}
 LOOK_UP = {"tool_calls": [{"name": "look_up", "arguments": {"number": 42}}]}
 
 
+in_soak = pytest.mark.skipif("THREADLEDGER_SOAK" not in os.environ, reason="the other kills happen in `make soak`")
+
+
 def killed(db_url: str, simulator: Any, *arguments: str) -> str:
     """Run the agent until it dies, and return what it printed."""
     command = [sys.executable, str(Path(__file__).with_name("killed_agent.py")), db_url, simulator.base_url, *arguments]
@@ -38,7 +42,13 @@ def messages(ledger: Any) -> list[tuple[str, Any]]:
     return [(each.role, each.content) for each in events if isinstance(each, e.MessageJournaled)]
 
 
-@pytest.mark.parametrize(("recorded_by", "said"), [("model", "Fine."), ("client", LOOK_UP)], ids=["answer", "call"])
+@pytest.mark.parametrize(
+    ("recorded_by", "said"),
+    [
+        pytest.param("model", "Fine.", id="answer"),
+        pytest.param("client", LOOK_UP, id="call", marks=in_soak),
+    ],
+)
 def test_what_a_killed_process_recorded_is_in_the_session_once(
     db_url: str, simulator: Any, recorded_by: str, said: Any
 ) -> None:
@@ -67,7 +77,7 @@ def test_what_a_killed_process_recorded_is_in_the_session_once(
         assert [each["role"] for each in sent] == ["user", "user"]
 
 
-@pytest.mark.parametrize("recorded_by", ["model", "client"])
+@pytest.mark.parametrize("recorded_by", [pytest.param("model", marks=in_soak), "client"])
 def test_a_run_that_another_process_resumes_has_its_call_once(db_url: str, simulator: Any, recorded_by: str) -> None:
     simulator.answer(PAY)
     printed = killed(db_url, simulator, recorded_by, "approval")

@@ -377,6 +377,24 @@ def test_what_a_guardrail_stops_is_in_the_log_and_leaves_memory(play: Play) -> N
     play(story)
 
 
+@two_ways
+def test_what_an_app_says_instead_of_a_stopped_answer_is_a_message_of_its_own(play: Play) -> None:
+    @output_guardrail
+    async def stop(context: Any, agent: Any, output: Any) -> GuardrailFunctionOutput:
+        return GuardrailFunctionOutput(None, tripwire_triggered=True)
+
+    async def story(it: Agency) -> None:
+        with pytest.raises(OutputGuardrailTripwireTriggered):
+            await it.run(it.agent(output_guardrails=[stop]), "one", "a secret")
+        await it.both.add_items([{"role": "assistant", "content": "I cannot say."}])
+        assert [each["content"] for each in await it.both.get_items()] == ["one", "I cannot say."]
+        await it.run(it.agent(), "two", "2")
+        shown = [each.message.text for each in it.ledger.conversation(KEY).memory().messages]
+        assert shown == ["one", "I cannot say.", "two", "2"]
+
+    play(story)
+
+
 class Waiting:
     """Wait until an answer that a guardrail refuses is journaled."""
 
@@ -431,6 +449,7 @@ def test_agents_that_run_at_the_same_time_keep_their_answers(play: Play) -> None
         for _ in range(4):
             it.simulator.answer("Fine.")
         ann = it.agent(tools=[])
+        assert await it.both.ours.get_items() == []  # in the task that starts theirs
         await asyncio.gather(*(it.run(ann, "yes", session=it.both.ours) for _ in range(4)))
         items = await it.both.ours.get_items()
         assert Counter(each["role"] for each in items) == {"user": 4, "assistant": 4}
