@@ -143,7 +143,7 @@ class ServerApp:
         self._router = Router(route for route in (*ROUTES, *OWN_ROUTES) if route.operation in handlers)
         self._requests = Slots(self.limits.requests_per_key, "requests")
         self._streams = Slots(self.limits.streams_per_key, "streams")
-        self._waiting = Slots(self.limits.waiting_requests, "chat completions and streams of all keys")
+        self._waiting = Slots(self.limits.waiting_requests, "chat completions, streams and downloads of all keys")
         self._unknown = UnknownFields()
         self._threads = DaemonThreads(self.limits.threads, "threadledger-handler")
         self._in_progress: set[RequestInProgress] = set()

@@ -161,13 +161,17 @@ def test_requests_that_wait_leave_threads_to_others(open_api: Callable[..., Any]
     server = open_api(limits=ServerLimits(waiting_requests=1))
     said: Any = {"model": "gpt-5.5", "messages": [{"role": "user", "content": "Hello"}]}
     with OpenAI(base_url=server.base_url, api_key="any", max_retries=0) as client, ThreadPoolExecutor(1) as pool:
+        file = client.files.create(file=("a.txt", b"text"), purpose="assistants")
         with upstream.held():
             first = pool.submit(client.chat.completions.create, **said)
             upstream.wait_for(1)
+            with pytest.raises(openai.RateLimitError, match="of all keys in progress: limit 1"):
+                client.files.content(file.id)
             with pytest.raises(openai.RateLimitError, match="of all keys in progress: limit 1") as refused:
                 client.chat.completions.create(**said, stream=True)
             assert refused.value.response.headers["retry-after"] == "1"
             assert client.models.list().data
+        assert client.files.content(file.id).read() == b"text"
         assert first.result().choices
         assert client.chat.completions.create(**said).choices
 
