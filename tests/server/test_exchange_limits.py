@@ -171,9 +171,9 @@ def test_requests_that_wait_leave_threads_to_others(open_api: Callable[..., Any]
                 client.chat.completions.create(**said, stream=True)
             assert refused.value.response.headers["retry-after"] == "1"
             assert client.models.list().data
-        assert client.files.content(file.id).read() == b"text"
         assert first.result().choices
         assert client.chat.completions.create(**said).choices
+        assert client.files.content(file.id).read() == b"text"
 
 
 def test_upkeep_that_fails_is_logged_once_and_once_when_it_works_again(
