@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +26,6 @@ from threadledger.domain.conversation import events as e
 
 from .chat_only import ChatOnly
 from .processes import ServerProcess
-from .speaking import until
 
 pytestmark = pytest.mark.crash
 
@@ -40,6 +40,9 @@ MOMENTS_MAX = 150
 
 RESUMED_MAX = 200
 """Number of times that one stream is resumed at most."""
+
+ENDED_SECONDS_MAX = 120.0
+"""Maximum time for a response to end, in seconds, while its servers are killed again and again: each leaves its claim for a while."""
 
 LOST = (openai.APIError, httpx2.TransportError)
 ENDED = {"completed", "failed", "cancelled", "incomplete"}
@@ -74,8 +77,11 @@ class Asker:
 
     def wait_for(self, name: str) -> Any:
         """Return a response when it has ended."""
-        until(lambda: self.sdk.responses.retrieve(name).status in ENDED)
-        return self.sdk.responses.retrieve(name)
+        end = time.monotonic() + ENDED_SECONDS_MAX
+        while (found := self.sdk.responses.retrieve(name)).status not in ENDED:
+            assert time.monotonic() < end, found
+            time.sleep(0.01)
+        return found
 
     def check(self) -> set[str]:
         """Check that each response is answered once, or has failed; return the ids of the failed ones."""
