@@ -42,7 +42,7 @@ RESUMED_MAX = 200
 """Number of times that one stream is resumed at most."""
 
 ENDED_SECONDS_MAX = 120.0
-"""Maximum time for a response to end, in seconds, while its servers are killed again and again: each leaves its claim for a while."""
+"""Maximum time for a response to end, in seconds, while its servers are killed: each leaves its claim for a while."""
 
 LOST = (openai.APIError, httpx2.TransportError)
 ENDED = {"completed", "failed", "cancelled", "incomplete"}
