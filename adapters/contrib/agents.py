@@ -260,7 +260,8 @@ class Session(SessionABC):
         new = [message for message, _ in messages_of(others)]
         placed = [(journal.keep(each), self._exchange_of(each, turn)) for each in new]
         noted = [(each, self._native_of(each)) for each in taken if self._shown_of(each) != [*each.items]]
-        gone = left if any(each.role is Role.USER for each in new) else ()
+        asks, kept = any(each.role is Role.USER for each in new), {each.message_id for each in taken}
+        gone = [each for each in left if asks and each.message_id not in kept]
 
         def decide(conversation: Conversation) -> None:
             for answer in gone:

@@ -154,7 +154,7 @@ class RunRecording:
             reasons[:] = [self._why_failed(found)]
             return found
 
-        kept = kept_messages(self._journal, part.sent) if part is not None else ()
+        kept = kept_messages(self._journal, part.sent) if part is not None and self._again is None else ()
 
         def decide(found: Alignment, conversation: Conversation) -> StartedRun:
             aligned = (
@@ -164,8 +164,8 @@ class RunRecording:
 
         self._begun = committed(self._journal, self.key, read, decide)
         self._leaf = self._begun.leaf
-        if part is not None and not part.is_aside:
-            part.turn.exchange_id = self.exchange_id
+        if part is not None:
+            part.turn.began(part, self.exchange_id)
 
     def refuse(self, failure: Failure) -> None:
         """Record that the request failed."""
@@ -301,6 +301,8 @@ class RunRecording:
                 conversation.abandon(self.exchange_id, "the app's call failed")
 
         self._journal.commit(self.key, decide)
+        if self._part is not None:
+            self._part.turn.failed(self._part, self.exchange_id, self._leaf)
 
     def _comes_again(self, failure: Failure) -> bool:
         """Return whether the SDK may retry the request."""

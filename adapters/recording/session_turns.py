@@ -33,8 +33,14 @@ CONVERSATIONS_MAX = 10_000
 TURNS_MAX = 100
 """Number of turns of one conversation whose answers wait."""
 
+TURNS_OF_TASK_MAX = 16
+"""Number of conversations of one task whose turns it knows: a worker may serve thousands, one after the other."""
+
 ADDED_MAX = 1_000
 """Number of messages that a turn remembers of those that were added to its session."""
+
+ANSWERS_MAX = 1_000
+"""Number of answers of one turn that wait for the session."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +68,11 @@ class RunAnswer:
     def is_whole(self) -> bool:
         """Return whether the session was given all of it."""
         return not self.calls and not self.has_text
+
+    @property
+    def is_left(self) -> bool:
+        """Return whether the session does not have it, and will not get it after another question."""
+        return self.is_untouched and self.is_final
 
     @property
     def says_nothing(self) -> bool:
@@ -96,6 +107,8 @@ class TurnPart:
     """The exchange that it continues."""
     leaf: Parent | None = None
     """The message that it continues, if it is aside."""
+    named: tuple[Any, ...] = ()
+    """What its messages are recognised by, if it is aside."""
 
 
 def _own_task() -> weakref.ref[asyncio.Task[Any]] | None:
@@ -122,6 +135,8 @@ class SessionTurn:
     _added: list[tuple[Any, ...]] = field(default_factory=list)
     _asides: dict[str, tuple[str | None, Parent]] = field(default_factory=dict)
     """Exchanges and last messages of runs beside those of the agent, by the ids of their calls."""
+    _failed: dict[tuple[Any, ...], tuple[str, Parent]] = field(default_factory=dict)
+    """The same of those that failed, by what was sent."""
     _task: weakref.ref[asyncio.Task[Any]] | None = field(default_factory=_own_task)
 
     def is_of(self, journal: Journal, key: str) -> bool:
@@ -146,7 +161,8 @@ class SessionTurn:
         with _LOCK:
             self._state = EXPECTING if said else IDLE
             if not said:
-                self._added.clear()
+                for kept in (self._added, self.exchange_of_call, self._asides, self._failed):
+                    kept.clear()
             if any(each.role is Role.USER for each in said):
                 self.exchange_id = None
             self._added += map(_named, said)
@@ -167,12 +183,28 @@ class SessionTurn:
             if self._state is EXPECTING or known:
                 return TurnPart(self, False, tuple(sent[known:]), self.exchange_id)
             results = (self._asides.get(each.tool_call_id or "") for each in sent if each.role is Role.TOOL)
-            exchange_id, leaf = next(filter(None, results), (None, None))
-            return TurnPart(self, True, tuple(sent), exchange_id, leaf)
+            failed = self._failed.pop(tuple(map(_named, sent)), None)
+            exchange_id, leaf = failed or next(filter(None, results), (None, None))
+            return TurnPart(self, True, () if failed else tuple(sent), exchange_id, leaf, tuple(map(_named, sent)))
+
+    def began(self, part: TurnPart, exchange_id: str) -> None:
+        """Note that a run was started, and that its messages are in the log."""
+        if not part.is_aside:
+            with _LOCK:
+                self.exchange_id = exchange_id
+                self._added += map(_named, part.sent)
+
+    def failed(self, part: TurnPart, exchange_id: str, leaf: Parent | None) -> None:
+        """Note that a run failed: the same request again continues its exchange."""
+        if part.is_aside and leaf is not None:
+            with _LOCK:
+                self._failed[part.named] = (exchange_id, leaf)
 
     def answered(self, part: TurnPart, said: Sequence[MessageJournaled], goes_on: bool) -> None:
         """Keep the messages of a run until the session is given them; one beside the session's own is not kept."""
         with _LOCK:
+            if not said:
+                return
             if part.is_aside:
                 leaf = (said[-1].message_id, said[-1].originator_version)
                 calls = [call.id for each in said for call in restore_message(each).calls()]
@@ -192,6 +224,8 @@ class SessionTurn:
                     has_text=bool(message.text.strip()) or not calls_of,
                     calls=calls_of,
                 )
+            for message_id in [*self.answers][:-ANSWERS_MAX]:
+                del self.answers[message_id]
             turns = _WAITING.setdefault(self.key, [])
             if self not in turns:
                 turns.append(self)
@@ -249,6 +283,8 @@ class _Claims:
             if not is_output(item):
                 self._end()
                 self._rest.append(item)
+                if item.get("role") == Role.USER:  # what follows a new question is no answer to an earlier one
+                    self._found = {name: each for name, each in self._found.items() if not each.is_left}
             elif kind == "message" or kind in CALLS:
                 self._take(item)
             else:
@@ -304,7 +340,8 @@ def begin_turn(journal: Journal, key: str) -> SessionTurn:
     if known is not None and known.is_of_this_task:
         return known
     turn = SessionTurn(journal, key)
-    _TURNS.set((*(each for each in _TURNS.get() if not each.is_of(journal, key)), turn))
+    others = [each for each in _TURNS.get() if not each.is_of(journal, key)]
+    _TURNS.set((*others[1 - TURNS_OF_TASK_MAX :], turn))
     return turn
 
 
@@ -325,7 +362,7 @@ def left_answers(journal: Journal, key: str) -> list[RunAnswer]:
     """Return answers that an agent did not add to its session before it ended, such as one that a guardrail stopped."""
     turns = [turn for turn in waiting(journal, key) if turn.is_over]
     answers = [each for turn in turns for each in [*turn.answers.values()]]
-    return [each for each in answers if each.is_untouched and each.is_final]
+    return [each for each in answers if each.is_left]
 
 
 def forget_answers(journal: Journal, key: str, message_ids: Iterable[str] | None = None) -> None:

@@ -388,9 +388,12 @@ def test_what_an_app_says_instead_of_a_stopped_answer_is_a_message_of_its_own(pl
             await it.run(it.agent(output_guardrails=[stop]), "one", "a secret")
         await it.both.add_items([{"role": "assistant", "content": "I cannot say."}])
         assert [each["content"] for each in await it.both.get_items()] == ["one", "I cannot say."]
-        await it.run(it.agent(), "two", "2")
+        with pytest.raises(OutputGuardrailTripwireTriggered):
+            await it.run(it.agent(output_guardrails=[stop]), "two", "2")
+        await it.both.add_items([{"role": "user", "content": "two"}, {"role": "assistant", "content": "2"}])
+        await it.both.get_items()
         shown = [each.message.text for each in it.ledger.conversation(KEY).memory().messages]
-        assert shown == ["one", "I cannot say.", "two", "2"]
+        assert shown == ["one", "I cannot say.", "two", "two", "2"]
 
     play(story)
 
@@ -439,6 +442,26 @@ def test_an_agent_that_is_a_tool_is_recorded_beside_the_session(play: Play) -> N
         ]
         assert [each.role for each in aside] == ["user", "assistant", "tool", "assistant"]
         assert len({each.exchange_id for each in aside}) == 1
+
+    play(story)
+
+
+@two_ways
+def test_a_retry_of_an_agent_that_is_a_tool_continues_its_exchange(play: Play) -> None:
+    async def story(it: Agency) -> None:
+        retry = ModelRetrySettings(
+            max_retries=1, policy=retry_policies.http_status([503]), backoff={"initial_delay": 0.0}
+        )
+        bob = it.agent("Bob", model_settings=ModelSettings(retry=retry))
+        ann = it.agent(tools=[bob.as_tool("ask_bob", "Ask Bob.")])
+        it.fail(refuse={"status": 503}, after=1)
+        ask = {"tool_calls": [{"name": "ask_bob", "arguments": {"input": "sub question"}}]}
+        await it.run(ann, "Ask Bob.", ask, "sub answer", "Bob says so.")
+        await it.check("Ask Bob.", "sub answer", "Bob says so.", runs=4, exchanges=2, asides=2)
+        (failure,) = it.ledger.failures()
+        assert (failure.next, failure.answered_by is not None) == ("retried", True)
+        (branch, memory) = it.ledger.conversation(KEY).branches()
+        assert (branch.selected, memory.selected) == (False, True)
 
     play(story)
 

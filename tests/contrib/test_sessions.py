@@ -309,6 +309,17 @@ def test_items_survive_an_export_and_an_import_into_another_ledger(ledger: Ledge
     assert found == given
 
 
+def test_a_fork_has_the_items_of_its_original(ledger: Ledger) -> None:
+    given = [ITEMS[each] for each in ("question", "reasoning", "call", "result", "answer")]
+
+    async def story() -> None:
+        await Session(KEY, ledger).add_items(given)
+        ledger.fork(KEY, "copy")
+        assert await Session("copy", ledger).get_items() == given
+
+    run(story())
+
+
 def test_sessions_of_many_threads_lose_nothing(ledger: Ledger) -> None:
     begin = threading.Barrier(8)
 
