@@ -283,6 +283,37 @@ def test_an_incomplete_response_is_a_failed_run(play: Play) -> None:
     play(story)
 
 
+@each_way
+def test_a_response_that_failed_has_the_providers_words(play: Play) -> None:
+    async def story(it: Agency) -> None:
+        it.fail(fail={"code": "server_error", "message": "Sorry, something went wrong."})
+        with pytest.raises(Exception, match="went wrong"):
+            await it.run(it.agent(), "Where is it?")
+        (failure,) = it.ledger.failures()
+        facts = failure.facts
+        assert (failure.cause, facts.code, facts.message) == (
+            "provider_error",
+            "server_error",
+            "Sorry, something went wrong.",
+        )
+
+    play(story)
+
+
+@pytest.mark.parametrize("way", WAYS, ids=str)
+def test_a_key_that_a_provider_repeats_is_not_stored(play: Play) -> None:
+    async def story(it: Agency) -> None:
+        it.fail(refuse={"status": 401, "message": "The key an-odd-secret-of-ours is wrong."})
+        it.client.api_key = "an-odd-secret-of-ours"
+        with pytest.raises(openai.AuthenticationError):
+            await it.run(it.agent(), "Where is it?")
+        (failure,) = it.ledger.failures()
+        assert failure.cause == "authentication"
+        assert "odd-secret" not in repr([*it.ledger.conversation(KEY).events()])
+
+    play(story)
+
+
 @two_ways
 def test_a_list_with_an_image_is_journaled_once(play: Play) -> None:
     async def story(it: Agency) -> None:
