@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from threadledger.domain.conversation import Conversation, ConversationState
+from threadledger.domain.conversation import Conversation, ConversationState, stream_of
 from threadledger.domain.conversation import events as e
 from threadledger.domain.errors import AllBackendsFailed
 from threadledger.domain.exchange import SentOptions
 from threadledger.domain.exchange.client_memory import ClientRequest, exchange_of
 from threadledger.domain.ids import now, to_iso
+from threadledger.domain.journal.served_notes import together
 
 from ..recording import Aligned, Alignment, committed
 from ..wire import ApiError, EventStream, Json, sse
@@ -23,6 +24,7 @@ from .completions import HANDLERS_OF_STORED
 from .contents import seconds
 from .live_runs import LISTEN_SECONDS, LiveRun
 from .refusals import AGAIN, SERVER_ERROR
+from .request_keys import key_given
 
 if TYPE_CHECKING:
     from threadledger.domain.conversation.messages import Message
@@ -30,12 +32,16 @@ if TYPE_CHECKING:
     from threadledger.domain.journal import Journal
 
 SURFACE = "chat"
+ELSEWHERE_LOOK_SECONDS = 0.1
+"""Interval at which the answer of a request is searched that another process runs, in seconds."""
 
 
 def create(served: Served, call: ServedCall) -> Json | EventStream:
     """Answer messages (POST /chat/completions); a repeated request gets the answer of the first one."""
     wanted = wanted_completion(served, call)
     journal, live, event = served.journal_of(call.caller), None, None
+    if key_given(call) is not None and (known := _elsewhere(served, call, wanted, journal)):
+        return known
     if call.repeated:
         live = served.runner.join(wanted.completion_id)
         event = journal.keyed(wanted.key, call.idempotency_key)
@@ -44,9 +50,40 @@ def create(served: Served, call: ServedCall) -> Json | EventStream:
     if live is None or not isinstance(event, e.ExchangeRequested):
         if live is not None:
             served.runner.leave(wanted.completion_id, live)
-        live, event = _begin(served, call, wanted, journal)
+        try:
+            live, event = _begin(served, call, wanted, journal)
+        except _GivenTwice:
+            return create(served, call)
     answering = Answering(served, call, wanted, journal, live, event)
     return answering.stream() if call.wants_stream else answering.whole()
+
+
+class _GivenTwice(Exception):
+    """Raised when another process was given the same request at the same time."""
+
+
+def _elsewhere(
+    served: Served, call: ServedCall, wanted: WantedCompletion, journal: Journal
+) -> Json | EventStream | None:
+    """Return the answer of a request with an `Idempotency-Key` that another process was given; None if this one answers it.
+
+    As long as that process runs it, its answer is waited for.
+    """
+    event = journal.keyed(wanted.key, call.idempotency_key)
+    if not isinstance(event, e.ExchangeRequested) or served.runner.is_attended(event.exchange_id):
+        return None
+    is_held = False
+    while True:
+        found = _answer(journal, wanted.key, event)
+        if found is not None:
+            if is_held:
+                served.runner.end(wanted.key, event.exchange_id)
+            return _whole(journal, call, wanted, event, found)
+        if is_held:
+            return None
+        is_held = served.runner.holds(wanted.key, event.exchange_id)
+        if not is_held and call.gone.wait(ELSEWHERE_LOOK_SECONDS):
+            raise _client_left()
 
 
 def _begin(
@@ -59,12 +96,15 @@ def _begin(
     services, share = _services(served, wanted), call.caller.actor or ""
     served.runner.reserve(share)
     try:
-        placed, event = _placed(served, call, wanted, journal)
+        placed, event, is_new = _placed(served, call, wanted, journal)
+        is_claimed = key_given(call) is not None
+        if is_claimed and not is_new and not served.runner.holds(wanted.key, event.exchange_id):
+            raise _GivenTwice
         exchange = exchange_of(journal, services, wanted.key, placed, stream=call.wants_stream)
     except BaseException:
         served.runner.give_back(share)
         raise
-    live = served.runner.attend(wanted.completion_id, wanted.key, exchange, event, share)
+    live = served.runner.attend(wanted.completion_id, wanted.key, exchange, event, share, is_claimed=is_claimed)
     return live, event
 
 
@@ -79,8 +119,11 @@ def _services(served: Served, wanted: WantedCompletion) -> Services:
 
 def _placed(
     served: Served, call: ServedCall, wanted: WantedCompletion, journal: Journal
-) -> tuple[ClientRequest, e.ExchangeRequested]:
-    """Store the new messages of a request and the request in one commit; one that was stored before is not stored again."""
+) -> tuple[ClientRequest, e.ExchangeRequested, bool]:
+    """Store the new messages of a request and the request in one commit; one that was stored before is not stored again.
+
+    The last value is whether it is new. One with an `Idempotency-Key` is claimed: no other process runs it at the same time.
+    """
     sent = {
         "profile_hash": journal.define_profile(wanted.profile),
         "model": wanted.model,
@@ -93,16 +136,26 @@ def _placed(
         is_answered = partial(_is_answered, served)
         return Alignment(journal, wanted.key, wanted.said, with_run=False, in_progress=is_answered)
 
-    def decide(found: Alignment, conversation: Conversation) -> tuple[e.ExchangeRequested, bool, Sequence[Message]]:
+    claimed: list[str] = []
+
+    def claim(cursor: Any) -> None:
+        if claimed:
+            served.runner.notes.claim(stream_of(wanted.key), claimed[-1])(cursor)
+
+    def decide(
+        found: Alignment, conversation: Conversation
+    ) -> tuple[e.ExchangeRequested, bool, Sequence[Message], bool]:
         earlier = journal.keyed(wanted.key, call.idempotency_key) if call.repeated else None
         if isinstance(earlier, e.ExchangeRequested):
-            return earlier, False, found.messages
+            return earlier, False, found.messages, False
         aligned = found.journaled(conversation)
         fields = sent | {"request": wanted.recorded() | _place_of(aligned)} | _question_of(found, aligned, conversation)
         event = conversation.request(aligned.exchange_id, fields)
-        return event, conversation.state.path_hash is not None, found.messages
+        if key_given(call) is not None:
+            claimed.append(event.exchange_id)
+        return event, conversation.state.path_hash is not None, found.messages, True
 
-    event, path_known, kept = committed(journal, wanted.key, read, decide, call.also)
+    event, path_known, kept, is_new = committed(journal, wanted.key, read, decide, together(claim, call.also))
     leaf = event.request.get("leaf")
     placed = ClientRequest(
         event.exchange_id,
@@ -116,7 +169,7 @@ def _placed(
         wanted.metadata,
         wanted.losses,
     )
-    return placed, event
+    return placed, event, is_new
 
 
 def _is_answered(served: Served, state: ConversationState, exchange_id: str) -> bool:

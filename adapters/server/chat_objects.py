@@ -154,6 +154,8 @@ class ChunkWriter:
         yield from self._begin()
         [choice] = completion["choices"]
         message, sent = choice["message"], "".join(self.said)
+        if message["refusal"] and message["refusal"] in sent:
+            message = {**message, "refusal": None}
         text = message["content"] or ""
         rest = text.removeprefix(sent) if text.startswith(sent) else ""
         for delta in islice(events.message_deltas({**message, "content": rest}), 1, None):

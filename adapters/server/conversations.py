@@ -13,6 +13,7 @@ from threadledger.domain.errors import ConversationBusy, ConversationNotFound
 from threadledger.domain.exchange import SentOptions
 from threadledger.domain.exchange.served_responses import BEFORE, SURFACE, be_free
 from threadledger.domain.ids import from_iso
+from threadledger.domain.journal import Journal
 from threadledger.domain.journal.descriptions import description_of
 from threadledger.domain.journal.lookups import Lookups
 
@@ -78,11 +79,20 @@ def _named_item(served: Served, call: ServedCall, item_id: str) -> Json | None:
             continue
         places = journal.places(key)
         message = places.at(version)
-        if places.is_hidden(message):
+        if places.is_hidden(message) or _is_unstored(journal, key, message):
             continue
         items = items_of(message, journal.read_blob, search_of(message))
         return next((each for each in items if each["id"] == item_id), None)
     return None
+
+
+def _is_unstored(journal: Journal, key: str, message: JournaledMessage) -> bool:
+    """Return whether a message belongs to a response that was not to be stored, and to no conversation of the client."""
+    if message.exchange_id is None:
+        return False
+    recorded = SentOptions.of(journal, key, message.exchange_id)
+    request = recorded.event.request if recorded is not None else {}
+    return request.get("store") is False and not request.get("conversation")
 
 
 def _given_items(served: Served, call: ServedCall) -> list[Message]:
@@ -100,6 +110,8 @@ def create(served: Served, call: ServedCall) -> Json:
     found = journal.load(key)
     if found is not None:
         return _object(FoundThread(name, key, found.state, journal))
+    if call.stored:  # it was deleted since
+        raise errors.not_found("Conversation", name)
 
     def begin(conversation: Conversation) -> str:
         if conversation.pending:  # it is new

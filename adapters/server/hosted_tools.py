@@ -57,10 +57,11 @@ def checked_choice(
     Raises:
         ApiError: a 400, because it names a tool that the settings refuse.
     """
-    kind = choice.get("type") if isinstance(choice, dict) else None
+    given = choice.get("type") if isinstance(choice, dict) else None
+    kind = given if isinstance(given, str) else None
     if kind in SERVER_RUN and any(each.get("type") == kind for each in functions):
         return choice, []
-    if isinstance(kind, str) and kind != FUNCTION:
+    if kind is not None and kind != FUNCTION:
         require_dropping(kind, settings, f"{where}.type")
         return None, [kind]
     return (None if choice == NEEDS_TOOLS and not functions else choice), []

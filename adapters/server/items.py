@@ -276,14 +276,14 @@ def _reasoning_items(message: Message) -> Iterator[Json]:
 def _text_items(message: Message) -> list[Json]:
     extra = message.extra()
     refusal = extra.get("refusal")
-    if isinstance(refusal, str) and refusal:
-        content: list[Json] = [{"type": "refusal", "refusal": refusal}]
-    else:
-        parts = message.content if isinstance(message.content, tuple) else (Text(message.content or ""),)
-        texts = [part for part in parts if isinstance(part, Text)]
-        content = [output_text("".join(part.text for part in texts), [*_annotations(texts)])]
-        if not content[0]["text"] and (message.calls() or len(texts) < len(parts)):
-            return []
+    parts = message.content if isinstance(message.content, tuple) else (Text(message.content or ""),)
+    texts = [part for part in parts if isinstance(part, Text)]
+    content = [output_text("".join(part.text for part in texts), [*_annotations(texts)])]
+    if isinstance(refusal, str) and refusal:  # it is the message's text too if there is no other
+        kept = content if content[0]["text"] not in ("", refusal) else []
+        content = [*kept, {"type": "refusal", "refusal": refusal}]
+    elif not content[0]["text"] and (message.calls() or len(texts) < len(parts)):
+        return []
     phase = extra.get("phase")
     return [_message_item(Role.ASSISTANT.value, content) | ({"phase": phase} if phase else {})]
 

@@ -42,6 +42,8 @@ class LiveRun:
     """What begins it when it has a slot."""
     has_begun: bool = False
     """Whether it has a slot: before that, it waits."""
+    is_claimed: bool = False
+    """Whether this process has claimed it, although a listener has to attend it."""
     has_left: bool = False
     """Whether it was taken out of the queue for a slot."""
     _has_text: bool = False

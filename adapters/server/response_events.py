@@ -33,7 +33,8 @@ def numbered(response: Json, after: int = -1) -> Iterator[Json]:
     for event in events.response_events(response):
         begun = number
         delta = event["delta"] if event["type"].endswith(DELTA) else None
-        number = FAILED_NUMBER if event["type"] == FAILED else number + (1 if delta is None else len(delta))
+        has_failed = event["type"] == FAILED or (event["type"] in events.TERMINAL and not response["output"])
+        number = FAILED_NUMBER if has_failed else number + (1 if delta is None else len(delta))
         if number <= after:
             continue
         if delta is not None and begun < after:
@@ -84,10 +85,11 @@ class ResponseWriter:
         Raises:
             ApiError: the attempt failed after something of it was sent, and the next one does not continue it.
         """
-        has_sent = bool(self._said or self._items)
         match part.type:
-            case "began" if not has_sent:
+            case "began":  # a run that continues the text has the same id
                 self._message_id = part.message_id
+                if not self._said:
+                    self._message = self._searches = 0
             case "delta":
                 if part.message != self._message:
                     yield from self._complete()
@@ -96,7 +98,7 @@ class ResponseWriter:
             case "tool_use" if part.name == self.search:
                 yield from self._complete()
                 yield from self._searched(part)
-            case "started_over" if not part.continues and has_sent:
+            case "started_over" if not part.continues and self._said:
                 raise ApiError(
                     502,
                     f"The answer broke off, and no other attempt can continue it (cause {redact(part.reason)}, run "
@@ -109,7 +111,12 @@ class ResponseWriter:
 
     def end(self, response: Json) -> Iterator[Json]:
         """Yield the rest of the events of a response, which has ended."""
-        yield from numbered(response, max(self.after, self.position))
+        last: Json = {}
+        for last in numbered(response):
+            if last["sequence_number"] > max(self.after, self.position):
+                yield last
+        if self.after < last["sequence_number"] <= self.position and last["type"] in events.TERMINAL:
+            yield last | {"sequence_number": self.position + 1}  # more was sent than the answer has
 
     def _text(self, text: str) -> Iterator[Json]:
         if not self._said:

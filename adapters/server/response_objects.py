@@ -16,7 +16,7 @@ from threadledger.domain.ids import now, to_iso
 from ..wire import Json, objects
 from .contents import seconds, texts_in
 from .file_search import Hit, hits_in, search_name
-from .items import ReadBlob, items_of
+from .items import ReadBlob, items_of, output_text
 from .response_requests import SEARCH_RESULTS, response_tool, settings_shown
 from .run_objects import error_object
 
@@ -44,6 +44,8 @@ class ServedResponse:
     ended: str = ""
     """How it ended: a status of the API, or empty."""
     ended_at: datetime | None = None
+    ended_version: int = 0
+    """Version of the event with which it ended; 0 if it has not."""
     open_runs: set[str] = field(default_factory=set)
 
     @property
@@ -127,7 +129,6 @@ def _take(found: ServedResponse, event: e.Event) -> bool:
         case e.RunCompleted() if event.run_id in found.open_runs:
             found.open_runs.discard(event.run_id)
             found.completed.append(event)
-            found.said = [each for each in found.said if each.run_id == event.run_id]
             cut_off = event.finish_reason in CUT_OFF and not event.goes_on
             _end(found, "incomplete" if cut_off else "completed", event)
         case e.RunFailed() if event.run_id in found.open_runs:
@@ -151,7 +152,7 @@ def _how_it_failed(found: ServedResponse) -> str:
 
 
 def _end(found: ServedResponse, status: str, event: e.Event) -> None:
-    found.ended, found.ended_at = status, event.timestamp
+    found.ended, found.ended_at, found.ended_version = status, event.timestamp, event.originator_version
 
 
 def response_object(found: ServedResponse, profile: Profile | None, read_blob: ReadBlob, metadata: Any = None) -> Json:
@@ -217,8 +218,17 @@ def output_of(found: ServedResponse, read_blob: ReadBlob, search: str = "") -> l
         for item, call in zip(searches, calls, strict=False):
             if SEARCH_RESULTS in (found.request.request.get("include") or ()):
                 item["results"] = [_result(hit) for hit in hits_in(results.get(call.id, ""))]
-        items += own
+        items += map(_as_heard, own) if found.is_streamed else own
     return sorted(items, key=lambda each: each["type"] not in WHILE_WRITTEN) if found.is_streamed else items
+
+
+def _as_heard(item: Json) -> Json:
+    """Return an item of a streamed response: a refusal is a part of its text, as it was sent while it was written."""
+    parts = item["content"] if item["type"] == "message" else []
+    if not any(each["type"] == "refusal" for each in parts):
+        return item
+    notes = [note for each in parts for note in each.get("annotations") or ()]
+    return item | {"content": [output_text("".join(each.get("text") or each["refusal"] for each in parts), notes)]}
 
 
 WHILE_WRITTEN = frozenset({"message", "file_search_call"})

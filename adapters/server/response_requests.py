@@ -209,11 +209,12 @@ def _profile(served: Served, body: Json) -> tuple[Profile, list[str]]:
             FUNCTION_FIELDS(tool, f"tools[{index}]")
     functions = [tool if tool["type"] in SERVER_RUN else chat_tool(tool) for tool in tools]
     choice = body.get("tool_choice")
-    if choice is not None and not (isinstance(choice, dict) and choice.get("type") not in OWN_CHOICES):
+    kind = choice.get("type") if isinstance(choice, dict) else None
+    if choice is not None and not (isinstance(kind, str) and kind not in OWN_CHOICES):
         RESPONSE_OPTIONS["tool_choice"](choice, "tool_choice")
-    if isinstance(choice, dict) and choice.get("type") in ("function", "custom") and "name" in choice:
+    if isinstance(choice, dict) and kind in ("function", "custom") and "name" in choice:
         choice = {"type": choice["type"], str(choice["type"]): {"name": choice["name"]}}
-    if not (isinstance(choice, dict) and choice.get("type") == "allowed_tools"):
+    if not (isinstance(choice, dict) and kind == "allowed_tools"):
         choice, left_out = checked_choice(choice, functions, served.settings)
         dropped = [*dropped, *left_out]
     else:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from threadledger.domain.conversation import CONVERSATION, Conversation, Profile, key_of, stream_of
+from threadledger.domain.conversation import CONVERSATION, Conversation, Profile, fold_exchanges, key_of, stream_of
 from threadledger.domain.conversation import events as e
 from threadledger.domain.conversation.decisions import cancel as cancel_exchange
 from threadledger.domain.conversation.decisions import delete_response
@@ -29,6 +29,7 @@ from . import tenants
 from .calls import Handler, Served, ServedCall, deleted_once
 from .chat_objects import refusal_of_failure
 from .file_search import search_name
+from .ids import new_id
 from .items import items_of, messages_in
 from .live_runs import LISTEN_SECONDS, LiveRun
 from .pages import PageQuery, page_of
@@ -36,7 +37,7 @@ from .refusals import AGAIN, SERVER_ERROR
 from .request_keys import key_given
 from .response_events import ResponseWriter, framed, numbered
 from .response_objects import ServedResponse, folded_response, response_object
-from .response_requests import WantedResponse, input_messages, wanted_response
+from .response_requests import RESPONSE, WantedResponse, input_messages, wanted_response
 
 if TYPE_CHECKING:
     from .threads import FoundThread
@@ -45,6 +46,9 @@ CANCELLED = "cancelled by the client of the served API"
 CLIENT_LEFT = "the client did not wait for the answer"
 RESULTS_LOOKED_BACK = 64
 """Number of messages in which the calls of results are searched for."""
+
+NOT_STORED = "not stored"
+"""What is added to the key of a request for the name of its conversation, if the response is not stored."""
 
 ENDED_BADLY = frozenset({"failed", "cancelled"})
 _AFTER = re.compile(r"-?[0-9]{1,12}")
@@ -93,6 +97,8 @@ def create(served: Served, call: ServedCall) -> Json | EventStream:
             _start_over(served, call)  # an SDK that sends its request again wants an answer
             return create(served, call)
         return _repeated(served, call, found)
+    if call.stored and target.is_new:  # its conversation was deleted since
+        raise errors.not_found("Response", wanted.response_id)
     _check_results(journal, target, wanted)
     return _begun(served, call, wanted, target)
 
@@ -107,7 +113,9 @@ def _target(served: Served, call: ServedCall, wanted: WantedResponse) -> Target:
     if wanted.conversation is not None:
         return Target(_conversation(served, call, wanted.conversation).key)
     if wanted.previous is None:
-        return Target(tenants.key_of(call.caller, wanted.response_id), is_new=True)
+        # Who knows the id of a response that is not stored cannot name its conversation.
+        name = wanted.response_id if wanted.is_stored else new_id(RESPONSE, f"{call.request_key}\n{NOT_STORED}")
+        return Target(tenants.key_of(call.caller, name), is_new=True)
     found = _previous(served, call, wanted.previous)
     calls = (call.id for each in found.response.said for call in restore_message(each).calls())
     return Target(found.key, found.response.last, calls=frozenset(calls))
@@ -165,7 +173,7 @@ def _begun(served: Served, call: ServedCall, wanted: WantedResponse, target: Tar
     if not wanted.is_background:
         runner.reserve(share)
     try:
-        event = request_response(
+        event, is_new = request_response(
             journal, target.key, sent, lambda name: together(runner.notes.claim(stream, name), call.also)
         )
     except BaseException as error:
@@ -174,6 +182,10 @@ def _begun(served: Served, call: ServedCall, wanted: WantedResponse, target: Tar
         if isinstance(error, ConversationBusy):
             raise bad_request(errors.LOCKED, "conversation", "conversation_locked") from error
         raise
+    if not is_new:  # by another process, at the same time
+        if not wanted.is_background:
+            runner.give_back(share)
+        return _repeated(served, call, _found(journal, target.key, event))
     live = runner.run(
         target.key,
         event.exchange_id,
@@ -192,15 +204,13 @@ def _repeated(served: Served, call: ServedCall, found: FoundResponse) -> Json | 
     """Answer a request that is sent again; what no process runs is run here."""
     live, response = None, found.response
     if not response.ended:
-        place = stream_of(found.key), found.exchange_id
-        if served.runner.live(found.exchange_id) is not None or served.runner.notes.hold(*place):
-            live = served.runner.run(
-                found.key,
-                found.exchange_id,
-                call.caller.actor,
-                stream=response.is_streamed,
-                listens=not response.is_background,
-            )
+        live = served.runner.resume(
+            found.key,
+            found.exchange_id,
+            call.caller.actor,
+            stream=response.is_streamed,
+            listens=not response.is_background,
+        )
     return ResponseDelivery(served, call, found, live).answered()
 
 
@@ -228,9 +238,14 @@ class ResponseDelivery:
             self._leave()
         if self._call.gone.is_set():
             raise ApiError(503, "The client has disconnected, or the server stops.", kind=SERVER_ERROR, headers=AGAIN)
-        if self._live is not None and isinstance(self._live.error, AllBackendsFailed):
-            raise refusal_of_failure(self._live.error)
-        return followed.found.object()
+        found = followed.found
+        if found.response.ended == "failed":
+            raise _refusal(found)
+        if found.response.ended == "cancelled":
+            raise ApiError(
+                409, "The response was cancelled before it had an answer.", kind=SERVER_ERROR, code="cancelled"
+            )
+        return found.object()
 
     def _leave(self) -> None:
         """Cancel a response that nobody waits for any more."""
@@ -239,6 +254,15 @@ class ResponseDelivery:
         self._listens = False
         if self._served.runner.has_left(self._live):
             _cancelled(self._served, self._found, CLIENT_LEFT)
+
+
+def _refusal(found: FoundResponse) -> ApiError:
+    """Return the refusal of a request whose response has failed."""
+    response = found.response
+    own = found.journal.history(found.key, response.request.originator_version, response.ended_version or None)
+    recorded = fold_exchanges(own).by_id.get(found.exchange_id)
+    failures = recorded.failures() if recorded is not None else ()
+    return refusal_of_failure(AllBackendsFailed(found.key, found.exchange_id, failures))
 
 
 class FollowedResponse:

@@ -67,7 +67,6 @@ STOP_SECONDS = 5.0
 LEAVE_SECONDS = 2.0
 """How long a server that stops waits for calls that it has broken off, in seconds: an app's function may not return."""
 
-EXPIRED = "its time was over before it had an answer"
 STOPPED = "the process that answered the client stopped before there was an answer"
 
 End = tuple[str, str]
@@ -161,6 +160,16 @@ class Runner:
         self._slots.enter(share, live.begin, reserved=reserved)
         return live
 
+    def resume(self, key: str, exchange_id: str, actor: str | None, **how: Any) -> LiveRun | None:
+        """Run an exchange whose request is stored already, as `run` does; return None if another process runs it."""
+        if self.live(exchange_id) is None and not self.holds(key, exchange_id):
+            return None
+        return self.run(key, exchange_id, actor, **how)
+
+    def holds(self, key: str, exchange_id: str) -> bool:
+        """Return whether this process holds an exchange, which it claims unless another one has."""
+        return self.notes.hold(stream_of(key), exchange_id)
+
     def has_left(self, live: LiveRun) -> bool:
         """Remove a listener from a run; return whether the run goes on without any."""
         with self._changed:
@@ -183,16 +192,26 @@ class Runner:
         """Give back what was reserved and is not used."""
         self._slots.give_back(share)
 
-    def attend(self, name: str, key: str, exchange: Exchange, request: e.ExchangeRequested, share: str) -> LiveRun:
+    def attend(
+        self,
+        name: str,
+        key: str,
+        exchange: Exchange,
+        request: e.ExchangeRequested,
+        share: str,
+        *,
+        is_claimed: bool = False,
+    ) -> LiveRun:
         """Run an exchange for those who listen to it, unless it runs under this name; nothing continues it when all have left.
 
-        It was reserved for `share`. Each listener has to `leave`.
+        It was reserved for `share`, and claimed if no other process may run it meanwhile. Each listener has to `leave`.
         """
         with self._changed:
             before = self._attended.get(name)
             live = before or self._new(key, request.exchange_id, share)
             live.version = request.originator_version
             live.listeners += 1
+            live.is_claimed |= is_claimed
             self._attended[name] = live
             self._running.add(live)
         if before is not None:
@@ -268,7 +287,7 @@ class Runner:
     def expire(self, key: str, exchange_id: str) -> bool:
         """End an exchange if its time is over; return whether it has ended."""
         try:
-            is_over = expired(self._ledger.journal, self._ledger.services, key, exchange_id, EXPIRED)
+            is_over = expired(self._ledger.journal, self._ledger.services, key, exchange_id)
         except ConversationNotFound:
             is_over = True
         if is_over:
@@ -311,6 +330,8 @@ class Runner:
             with self._changed:
                 if self._attended.get(name) is live:
                     del self._attended[name]
+            if live.is_claimed:
+                self.end(live.key, live.exchange_id)
             self._leave(live)
 
     def _interrupt(self, what: LiveRun | Interruption, error: BaseException) -> None:
@@ -480,6 +501,9 @@ class Runner:
         """Run an exchange that a stopped process has left, or end it if nobody waits for it any more."""
         journal = self._ledger.journal
         recorded = SentOptions.of(journal, key, exchange_id)
+        if recorded is not None and not recorded.event.background:  # a chat completion: its client continues it
+            self.end(key, exchange_id)
+            return
         if recorded is not None and recorded.event.surface == SURFACE:
             state = journal.require(key).state
             exchange = state.open_exchanges.get(exchange_id)

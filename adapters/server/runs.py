@@ -15,6 +15,7 @@ from threadledger.domain.conversation.decisions import describe_exchange, give_r
 from threadledger.domain.conversation.messages import Message, Role
 from threadledger.domain.errors import CallNotWaiting, ConversationBusy, ConversationNotFound, InvalidProfile
 from threadledger.domain.exchange.served import ServedRequest, requested
+from threadledger.domain.exchange.served_responses import leave_memory_of
 from threadledger.domain.journal.served_notes import together
 from threadledger.domain.ledger import AssistantRecord
 
@@ -107,6 +108,8 @@ def create_with_thread(served: Served, call: ServedCall) -> Json | EventStream:
     begin = new_thread(served, call, body, thread_id, "thread.")
     wanted = _wanted(served, call, begin)
     key, journal = tenants.key_of(call.caller, thread_id), served.journal_of(call.caller)
+    if call.stored and journal.load(key) is None:  # it was deleted since
+        raise no_such("thread", thread_id)
     event = _open(served, call, key, wanted)
     state = journal.require(key).state
     return _answered(served, call, FoundThread(thread_id, key, state, journal), wanted, event, begin)
@@ -245,7 +248,8 @@ def _answered(
     if not run.ended:
         new = None if call.repeated else (event, wanted.profile)
         actor, stream = call.caller.actor, call.wants_stream
-        live = served.runner.run(thread.key, run.exchange_id, actor, stream=stream, new=new)
+        runs = served.runner.resume if call.repeated else served.runner.run
+        live = runs(thread.key, run.exchange_id, actor, stream=stream, new=new)
     call.headers[POLL_HEADER] = str(POLL_AFTER_MS)
     if not call.wants_stream:
         return shown
@@ -403,6 +407,7 @@ def cancel(served: Served, call: ServedCall) -> Json:
     thread, exchange_id = found.thread, found.run.exchange_id
 
     def decide(conversation: Conversation) -> None:
+        leave_memory_of(thread.journal, thread.key, conversation, exchange_id)
         cancel_exchange(conversation, exchange_id, "cancelled by the client of the served API")
 
     try:

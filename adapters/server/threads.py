@@ -120,6 +120,8 @@ def create(served: Served, call: ServedCall) -> Json:
     key, begin = tenants.key_of(call.caller, thread_id), new_thread(served, call, call.body, thread_id)
     journal = served.journal_of(call.caller)
     if (conversation := journal.load(key)) is None:
+        if call.stored:  # it was deleted since
+            raise no_such("thread", thread_id)
         state = journal.commit(key, partial(_started, begin), create=True, also=call.also)
         metadata = validation.metadata_of(call.body)
         return thread_object(thread_id, from_iso(state.started_at), metadata, begin.resources)

@@ -70,6 +70,10 @@ class Mode:
     """Function that creates what records the runs; None records them as this mode says."""
     ending: Sequence[Message] = ()
     """Messages that the backend is sent after the memory; they are part of no record."""
+    opening: Sequence[Message] = ()
+    """Messages that the backend is sent if the memory says nothing; they are part of no record."""
+    is_heard: bool = False
+    """Whether a client reads the text while it is written: after a part that no next run can continue, none starts."""
     turn: Callable[[], CallTurn] | None = None
     """Function that returns the tool calls that were decided, which each run uses before it calls the backend."""
     losses: Mapping[str, int] = field(default_factory=dict)
@@ -132,6 +136,8 @@ class Run:
     said: str = ""
     """Text of failed runs that this run continues; empty once it is journaled with the run's first tool calls."""
     has_called_tools: bool = False
+    kept_pieces: int = 0
+    """Number of pieces of the streamed text that were journaled with tool calls."""
     message_id: str | None = None
     """Id of the first message that the model will say in the run; None if that is not decided yet."""
     said_messages: int = 0

@@ -54,6 +54,9 @@ PATH_LOOK_MESSAGES = 100
 SUPERSEDED = "a newer question replaced this one, or its time limit passed"
 """Why a run is stopped that another process has closed."""
 
+BROKEN_OFF = "a part of its text was sent, and no other run can continue it"
+"""Reason for which an exchange ends whose client has heard a part of the text."""
+
 
 class Superseded(BaseException):
     """Raised in a run that another process has closed. No `Exception`, so that no backend reports it as its failure."""
@@ -119,6 +122,9 @@ class Runs:
             NoFurtherRuns: a newer question replaced this one between two runs, or a limit is reached.
             Conflict: see `Conversation.start_run`.
         """
+        if self._mode.is_heard and self._failed is not None and self._is_cut_off(self._failed):
+            yield from self.abandon(BROKEN_OFF)
+            raise NoFurtherRuns
         self.limit = self._mode.admit()
         if self.limit:
             yield from self.abandon(self.limit)
@@ -301,8 +307,14 @@ class Runs:
             from .omissions import without
 
             request = without(request, dropped)
-        if self._mode.ending:
-            request = replace(request, memory=request.memory.with_messages(self._mode.ending))
+        ending = self._mode.ending
+        if self._mode.opening:
+            from ..memory.rendering import is_empty
+
+            is_blank = all(is_empty(each.message) for each in request.memory.messages)
+            ending = self._mode.opening if is_blank else ending
+        if ending:
+            request = replace(request, memory=request.memory.with_messages(ending))
         if said:
             from .continuation import with_beginning_said
 
@@ -411,6 +423,10 @@ class Runs:
         self._mode = self._records.mode = replace(self._mode, branch=branch)
         return True
 
+    def _is_cut_off(self, failed: Run) -> bool:
+        """Return whether a part of a text was heard that is journaled nowhere, and that no next run continues."""
+        return len(failed.partial) > failed.kept_pieces and not self._said[0]
+
     def _started_over(self, failed: Run, run: Run) -> StartedOver:
         return StartedOver(
             failed_run_id=failed.run_id,
@@ -498,7 +514,7 @@ class Runs:
 
             messages = [beginning_with(run.said, messages[0]), *messages[1:]]
             run.said = ""
-        run.has_called_tools = True
+        run.has_called_tools, run.kept_pieces = True, len(run.partial)
         if not self._records.keep_tools(run, [*map(self._journal.keep, messages)]):
             raise Superseded(SUPERSEDED)
         if run.thread is not None:

@@ -34,7 +34,11 @@ if TYPE_CHECKING:
     from .answer import Answer
     from .backend import ToolFunction
     from .conversing import Conversing
+    from .policy import Candidate
     from .services import Services
+
+EXPIRED = "its time was over before it had an answer"
+"""Reason for which an exchange ends whose time limit has passed."""
 
 NEWER_REQUEST = "a newer request came before the results of its tool calls"
 """Why an exchange ends whose client was given tool calls and has not sent their results."""
@@ -222,7 +226,7 @@ def _close_left_runs(exchange_id: str, conversation: Conversation) -> None:
     conversation.close_runs([name for name, run in runs.items() if run.exchange_id == exchange_id])
 
 
-def expired(journal: Journal, services: Services, key: str, exchange_id: str, reason: str) -> bool:
+def expired(journal: Journal, services: Services, key: str, exchange_id: str) -> bool:
     """End an exchange whose time limit has passed; return whether it is over.
 
     A run that says so is recorded for the audit, on the first backend of the chain, unless one is open.
@@ -233,13 +237,20 @@ def expired(journal: Journal, services: Services, key: str, exchange_id: str, re
     first = services.policy.candidates[0] if services.policy.candidates else None
 
     def decide(conversation: Conversation) -> bool:
-        exchange = conversation.state.open_exchanges.get(exchange_id)
-        if exchange is not None and exchange.is_overdue(now()):
-            from .served_responses import leave_memory_of
-
-            leave_memory_of(journal, key, conversation, exchange_id)
-        backend, model = (first.backend, first.model) if first is not None else ("none", "none")
-        plan = RunPlan(backend, model, memory_version=conversation.version, memory_rule="all")
-        return expire(conversation, exchange_id, plan, reason)
+        return end_expired(journal, key, conversation, exchange_id, first)
 
     return journal.commit(key, decide)
+
+
+def end_expired(
+    journal: Journal, key: str, conversation: Conversation, exchange_id: str, first: Candidate | None = None
+) -> bool:
+    """End an exchange in a decision if its time limit has passed; return whether it is over."""
+    exchange = conversation.state.open_exchanges.get(exchange_id)
+    if exchange is not None and exchange.is_overdue(now()):
+        from .served_responses import leave_memory_of
+
+        leave_memory_of(journal, key, conversation, exchange_id)
+    backend, model = (first.backend, first.model) if first is not None else ("none", "none")
+    plan = RunPlan(backend, model, memory_version=conversation.version, memory_rule="all")
+    return expire(conversation, exchange_id, plan, EXPIRED)

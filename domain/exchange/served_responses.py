@@ -17,9 +17,10 @@ from ..conversation import OpenExchange, RunPlan
 from ..conversation import events as e
 from ..conversation.messages import Message, Parent, Role
 from ..ids import new_id, now, to_iso
+from ..memory.rendering import is_empty
 from .records import BranchPoint, Mode, RunRecords
 from .requests import SentOptions
-from .served import NEWER_REQUEST, end_of_memory, left_to_clients
+from .served import NEWER_REQUEST, end_expired, end_of_memory, left_to_clients
 from .served_options import CHAT, RESPONSES
 
 if TYPE_CHECKING:
@@ -36,11 +37,11 @@ NOT_ANSWERED = "the response was not completed"
 """Reason of the selection that removes the input of a response from memory."""
 
 OPENING = Message(Role.USER, "(The user has not said anything yet.)")
-"""What a model is shown in addition if a request has no input and continues nothing: it begins the conversation."""
+"""What a model is shown if neither a request nor the memory says anything: it begins the conversation."""
 
-BEFORE, LEAF, FIRST = "before", "leaf", "first"
-"""Keys of `ExchangeRequested.request`: the end of memory before the request, the last message aside, and the version of the
-first message of its input."""
+BEFORE, LEAF, FIRST, BLANK = "before", "leaf", "first", "blank"
+"""Keys of `ExchangeRequested.request`: the end of memory before the request, the last message aside, the version of the first
+message of its input, and whether that says nothing."""
 
 
 @dataclass(frozen=True)
@@ -65,11 +66,11 @@ class ResponseRequest:
 
 def request_response(
     journal: Journal, key: str, wanted: ResponseRequest, also: Callable[[str], Also | None] = lambda _: None
-) -> e.ExchangeRequested:
-    """Journal a request and its input in one commit; return its event, or that of an earlier request with the same key.
+) -> tuple[e.ExchangeRequested, bool]:
+    """Journal a request and its input in one commit; return its event, or that of an earlier one with its key, and if it is new.
 
-    The results of function calls continue the exchange of the calls. `also` gets the id of the exchange, and returns what is
-    written in the same transaction.
+    The results of function calls continue the exchange of the calls. Exchanges whose time is over end in the same commit.
+    `also` gets the id of the exchange, and returns what is written in the same transaction.
 
     Raises:
         ConversationBusy: it is to continue the end of memory, and that is being answered.
@@ -92,10 +93,11 @@ def request_response(
         if made is not None:
             made(cursor)
 
-    def decide(conversation: Conversation) -> e.ExchangeRequested:
+    def decide(conversation: Conversation) -> tuple[e.ExchangeRequested, bool]:
         earlier = journal.keyed(key, wanted.idempotency_key) if wanted.is_repeated else None
         if isinstance(earlier, e.ExchangeRequested):
-            return earlier
+            return earlier, False
+        _end_overdue(journal, key, conversation)
         end = end_of_memory(journal, key, conversation)
         parent = _parent(journal, key, conversation, wanted.behind, end)
         start = end if parent is None else parent
@@ -108,6 +110,7 @@ def request_response(
                 if name != exchange_id:
                     conversation.abandon(name, NEWER_REQUEST)
             be_free(journal, key, conversation, {exchange_id})
+            start = start if wanted.behind is not None else end_of_memory(journal, key, conversation)
         last, first = start, None
         for message in wanted.messages:
             said = conversation.journal(message, exchange_id=exchange_id, parent=last if parent is not None else None)
@@ -115,11 +118,19 @@ def request_response(
             first = first or said.originator_version
         request = {**wanted.request, BEFORE: list(start)}
         request |= {FIRST: first} if first is not None else {}
+        request |= {BLANK: True} if all(map(is_empty, wanted.messages)) else {}
         request |= {LEAF: list(last)} if parent is not None else {}
         place = {"question_message_id": last[0], "question_version": last[1], "request": request}
-        return conversation.request(exchange_id, sent | place)
+        return conversation.request(exchange_id, sent | place), True
 
     return journal.commit(key, decide, create=True, also=note)
+
+
+def _end_overdue(journal: Journal, key: str, conversation: Conversation) -> None:
+    """End the responses whose time is over, as their process would have, which may have stopped."""
+    for name, exchange in [*conversation.state.open_exchanges.items()]:
+        if exchange.is_overdue(now()):
+            end_expired(journal, key, conversation, name)
 
 
 def _parent(
@@ -162,7 +173,7 @@ def be_free(journal: Journal, key: str, conversation: Conversation, own: Collect
     """
     others = [*_others(journal, key, conversation.state, own)]
     apart = {*conversation.state.open_exchanges} - {*others}
-    conversation.be_free(apart=apart)
+    conversation.be_free(partial(leave_memory_of, journal, key, conversation), apart)
 
 
 def _others(journal: Journal, key: str, state: ConversationState, own: Collection[str]) -> Sequence[str]:
@@ -186,13 +197,13 @@ def mode_of_response(event: e.ExchangeRequested, exchange: OpenExchange, mode: M
     if leaf:
         at = (exchange.tail, exchange.tail_version or 0) if exchange.tail is not None else (str(leaf[0]), int(leaf[1]))
         branch = BranchPoint(at, None)
-    begins = event.request.get(FIRST) is None and not (before and before[1])
     return replace(
         mode,
         branch=branch,
         takes_incomplete=True,
         records=partial(ResponseRecords, _place(before), outlives_its_process(event, has_begun=True)),
-        ending=(OPENING,) if begins else (),
+        opening=(OPENING,) if event.request.get(BLANK) else (),
+        is_heard=bool(event.request.get("stream")),
     )
 
 
@@ -262,13 +273,21 @@ def stopped(journal: Journal, key: str, exchange_id: str, failure: Failure, reas
         ConversationNotFound: there is no such conversation.
     """
 
-    def end(conversation: Conversation) -> None:
-        runs = conversation.state.open_runs
-        for run_id in [name for name, run in runs.items() if run.exchange_id == exchange_id]:
-            conversation.fail_run(run_id, failure)
-        conversation.abandon(exchange_id, reason)
+    def decide(conversation: Conversation) -> None:
+        if exchange_id in conversation.state.open_exchanges:
+            _stop(journal, key, conversation, exchange_id, failure, reason)
 
-    end_response(journal, key, exchange_id, end)
+    journal.commit(key, decide)
+
+
+def _stop(
+    journal: Journal, key: str, conversation: Conversation, exchange_id: str, failure: Failure, reason: str
+) -> None:
+    leave_memory_of(journal, key, conversation, exchange_id)
+    runs = conversation.state.open_runs
+    for run_id in [name for name, run in runs.items() if run.exchange_id == exchange_id]:
+        conversation.fail_run(run_id, failure)
+    conversation.abandon(exchange_id, reason)
 
 
 def outlives_its_process(event: e.ExchangeRequested, has_begun: bool) -> bool:

@@ -216,11 +216,13 @@ class _Request(BaseHTTPRequestHandler):
 
 
 def _deltas(message: Json) -> Iterator[Json]:
-    """Yield a message word by word, its reasoning first; the arguments of a call in two pieces."""
+    """Yield a message word by word, its reasoning first and a refusal last; the arguments of a call in two pieces."""
     for piece in re.findall(r"\s*\S+|\s+$", message.get("reasoning_content") or ""):
         yield {"reasoning_content": piece}
     for piece in re.findall(r"\s*\S+|\s+$", message["content"] or ""):
         yield {"content": piece}
+    for piece in re.findall(r"\s*\S+|\s+$", message.get("refusal") or ""):
+        yield {"refusal": piece}
     for index, call in enumerate(message.get("tool_calls", ())):
         function, middle = call["function"], len(call["function"]["arguments"]) // 2
         begun = {"name": function["name"], "arguments": function["arguments"][:middle]}

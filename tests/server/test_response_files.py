@@ -101,6 +101,52 @@ def test_a_stream_shows_the_search_where_the_finished_response_has_it(api: OpenA
     assert without_text(events) == without_text(again)
 
 
+@pytest.mark.parametrize("streams", [False, True])
+def test_a_search_before_a_failed_attempt_remains_in_the_answer(
+    open_api: Callable[..., Any], upstream: ChatOnly, monkeypatch: pytest.MonkeyPatch, streams: bool
+) -> None:
+    arrive = upstream.arrive
+
+    def fail_second(body: Any) -> int | None:
+        status = arrive(body)
+        return 500 if len(upstream.requests) == 2 else status
+
+    monkeypatch.setattr(upstream, "arrive", fail_second)
+    with OpenAI(base_url=open_api(retries=1).base_url, api_key="any", max_retries=0) as api:
+        file = api.files.create(file=("handbook.md", HANDBOOK), purpose="assistants")
+        store = api.vector_stores.create(file_ids=[file.id])
+        asked = ask(api, tools=[{"type": "file_search", "vector_store_ids": [store.id]}], stream=streams)
+        events = [*asked] if streams else []
+        answer = events[-1].response if streams else asked
+        assert (answer.status, len(upstream.requests)) == ("completed", 3)
+        found = [each for each in answer.output if each.type == "file_search_call"]
+        assert len(found) == 1
+        assert answer.output == api.responses.retrieve(answer.id).output
+        if streams:
+            assert [each.item for each in events if each.type == "response.output_item.done"] == answer.output
+
+
+def test_a_text_that_breaks_off_behind_a_search_fails_for_the_stream_and_for_the_ledger(
+    open_api: Callable[..., Any], upstream: ChatOnly, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arrive = upstream.arrive
+
+    def break_off_second(body: Any) -> int | None:
+        status = arrive(body)
+        upstream.breaks_off = len(upstream.requests) == 2
+        return status
+
+    monkeypatch.setattr(upstream, "arrive", break_off_second)
+    with OpenAI(base_url=open_api(retries=1).base_url, api_key="any", max_retries=0) as api:
+        file = api.files.create(file=("handbook.md", HANDBOOK), purpose="assistants")
+        store = api.vector_stores.create(file_ids=[file.id])
+        events = [*ask(api, tools=[{"type": "file_search", "vector_store_ids": [store.id]}], stream=True)]
+        assert (events[-1].type, len(upstream.requests)) == ("response.failed", 2)
+        assert api.responses.retrieve(events[-1].response.id).status == "failed"
+    numbers = [each.sequence_number for each in events]
+    assert numbers == sorted({*numbers})
+
+
 def test_what_the_model_searched_is_in_the_conversation_as_one_item(api: OpenAI, search: Any) -> None:
     conversation = api.conversations.create()
     ask(api, tools=[search], conversation=conversation.id)

@@ -13,11 +13,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from openai import OpenAI
 
+from threadledger.domain.conversation import Profile
 from threadledger.domain.conversation import events as e
+from threadledger.domain.conversation.messages import Message, Role
+from threadledger.domain.exchange.served_responses import ResponseRequest, request_response
 from threadledger.domain.ledger import Ledger
 
 from .chat_only import ChatOnly
 from .speaking import until
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the SDK's, of every call of the Assistants API
 
 FUNCTION: Any = {"type": "function", "name": "weather", "parameters": {"type": "object", "properties": {}}}
 PIXEL = (
@@ -141,6 +146,26 @@ class TestMemory:
             ask(api, "Two", previous_response_id=answer.id)
         assert refused.value.code == "previous_response_not_found"
         assert len(of(ledger, e.RunCompleted)) == 1
+        reading: list[Callable[[], Any]] = [
+            lambda: api.conversations.retrieve(answer.id),
+            lambda: api.beta.threads.messages.list(answer.id),
+            lambda: ask(api, "Two", conversation=answer.id),
+            lambda: ask(api, [{"type": "item_reference", "id": answer.output[0].id}]),
+        ]
+        for read in reading:
+            with pytest.raises(openai.NotFoundError):
+                read()
+
+    @pytest.mark.parametrize("said", ["", [], [{"type": "message", "role": "user", "content": ""}]], ids=str)
+    def test_an_input_that_says_nothing_begins_the_conversation_too(
+        self, api: OpenAI, upstream: ChatOnly, said: Any
+    ) -> None:
+        conversation = api.conversations.create(items=[{"type": "message", "role": "user", "content": ""}])
+        for where in ({}, {"conversation": conversation.id}):
+            answer = ask(api, said, **where)
+            assert shown(upstream) == ["(The user has not said anything yet.)"]
+        ask(api, said, conversation=conversation.id)
+        assert shown(upstream) == [answer.output_text]
 
 
 class TestFailures:
@@ -179,6 +204,39 @@ class TestFailures:
         upstream.fail(500)
         with pytest.raises(openai.InternalServerError):
             ask(api, "Lost", conversation=conversation.id)
+        ask(api, "Next", conversation=conversation.id)
+        assert shown(upstream) == ["Next"]
+
+    def test_a_request_that_is_sent_again_fails_as_it_did_if_it_names_its_key(
+        self, api: OpenAI, upstream: ChatOnly
+    ) -> None:
+        upstream.fail(429)
+        said = set()
+        for _ in range(2):
+            with pytest.raises(openai.RateLimitError) as refused:
+                ask(api, "Lost", extra_headers={"Idempotency-Key": "one"})
+            said.add(refused.value.message)
+        assert (len(said), len(upstream.requests)) == (1, 1)
+
+    def test_a_response_of_a_stopped_process_leaves_memory_when_its_time_is_over(
+        self, api: OpenAI, upstream: ChatOnly, ledger: Ledger
+    ) -> None:
+        conversation = api.conversations.create(items=[{"type": "message", "role": "user", "content": "I am Ada."}])
+        request_response(
+            ledger.journal, conversation.id, ResponseRequest(Profile(), None, 0.0, "", [Message(Role.USER, "Lost")])
+        )
+        ask(api, "Next", conversation=conversation.id)
+        assert shown(upstream) == ["I am Ada.", "Next"]
+        assert [each.cause.value for each in ledger.failures()] == ["expired"]
+
+    def test_a_response_that_is_cancelled_as_a_run_leaves_memory(self, api: OpenAI, upstream: ChatOnly) -> None:
+        conversation = api.conversations.create()
+        with upstream.held():
+            lost = ask(api, "Lost", conversation=conversation.id, background=True)
+            upstream.wait_for(1)
+            [run] = api.beta.threads.runs.list(conversation.id)
+            api.beta.threads.runs.cancel(run.id, thread_id=conversation.id)
+        assert ended(api, lost).status == "cancelled"
         ask(api, "Next", conversation=conversation.id)
         assert shown(upstream) == ["Next"]
 
@@ -414,6 +472,58 @@ class TestStreams:
         assert {each.item_id for each in events if hasattr(each, "item_id")} == {message.id}
         numbers = [each.sequence_number for each in events]
         assert numbers == sorted({*numbers})
+
+    def test_a_refusal_is_a_part_of_its_own_and_in_a_stream_the_end_of_the_text(
+        self, api: OpenAI, upstream: ChatOnly, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        refused = {"role": "assistant", "content": "Well,", "refusal": " I cannot do that"}
+        monkeypatch.setattr(upstream, "answer_to", lambda _: (refused, "stop"))
+        [whole] = ask(api, "One").output
+        assert [each.type for each in whole.content] == ["output_text", "refusal"]
+        assert "".join(getattr(each, "text", "") or each.refusal for each in whole.content) == "Well, I cannot do that"
+        events = [*ask(api, "Two", stream=True)]
+        text = "".join(each.delta for each in events if each.type == "response.output_text.delta")
+        assert text == events[-1].response.output_text == "Well, I cannot do that"
+        stored = api.responses.retrieve(events[-1].response.id)
+        assert stored.output == events[-1].response.output
+        messages: Any = [{"role": "user", "content": "Three"}]
+        chunks = [*api.chat.completions.create(model="m", messages=messages, stream=True)]
+        deltas = [each.choices[0].delta for each in chunks]
+        assert "".join((each.content or "") + (each.refusal or "") for each in deltas) == "Well, I cannot do that"
+
+
+@pytest.mark.parametrize("kind", [["function"], {"a": 1}, 1, None], ids=str)
+def test_a_choice_of_a_tool_without_a_type_is_refused(api: OpenAI, kind: Any) -> None:
+    choice: Any = {"type": kind}
+    with pytest.raises(openai.BadRequestError):
+        ask(api, "Weather?", tools=[FUNCTION], tool_choice=choice)
+    assistant = api.beta.assistants.create(model="m")
+    with pytest.raises(openai.BadRequestError):
+        api.beta.threads.create_and_run(assistant_id=assistant.id, tool_choice=choice)
+
+
+NEW: dict[str, Callable[[OpenAI, Any], Any]] = {
+    "conversation": lambda api, named: api.conversations.create(extra_headers=named).id,
+    "thread": lambda api, named: api.beta.threads.create(extra_headers=named).id,
+    "thread with a run": lambda api, named: (
+        api.beta.threads.create_and_run(
+            assistant_id=api.beta.assistants.create(model="m", extra_headers={"Idempotency-Key": "a"}).id,
+            extra_headers=named,
+        ).thread_id
+    ),
+    "response": lambda api, named: ask(api, "One", extra_headers=named).id,
+}
+
+
+@pytest.mark.parametrize("kind", NEW)
+def test_what_was_deleted_is_not_created_again_by_the_same_request(api: OpenAI, ledger: Ledger, kind: str) -> None:
+    named = {"Idempotency-Key": "one"}
+    name = NEW[kind](api, named)
+    api.conversations.delete(name)
+    with pytest.raises(openai.NotFoundError):
+        NEW[kind](api, named)
+    assert len(of(ledger, e.ConversationDeleted)) == 1
+    assert ledger.journal.load(name) is None
 
 
 class Chains:
