@@ -30,12 +30,13 @@ from threadledger.domain.conversation.session_items import (
     call_id_of,
     items_in_native,
     kind_of_item,
+    json_items,
     messages_of,
     native_items,
     plain_items,
 )
 from threadledger.domain.conversation.tool_secrets import unnamed_values
-from threadledger.domain.errors import ConversationChanged, ConversationNotFound, InvalidInput, InvalidMessage
+from threadledger.domain.errors import ConversationChanged, ConversationNotFound, InvalidInput
 from threadledger.domain.failures import Failure, keep_secret, redact
 from threadledger.domain.ids import now
 from threadledger.domain.ledger import AsyncLedger, Ledger
@@ -144,19 +145,13 @@ class Session(SessionABC):
         An item that a recorded run of the same agent has journaled is not journaled again.
 
         Raises:
-            TypeError, ValueError: an item is no JSON; nothing was written.
-            InvalidMessage: an item is no object; nothing was written.
+            InvalidMessage: an item is no dict of JSON values; nothing was stored.
             StoreError: the ledger cannot be written.
         """
         self._refuse_if_closed()
         if not items:
             return
-        given: list[Any] = json.loads(json.dumps(items))
-        odd = next((each for each in given if not isinstance(each, dict)), None)
-        if odd is not None:
-            raise InvalidMessage(
-                f"an item of the session is {type(odd).__name__}: nothing was written; give the items as dicts"
-            )
+        given = json_items(items)
         turn, left = self._begun(), left_answers(self._journal, self.session_id)
         await to_its_end(lambda: self._add(turn, given, left))
 

@@ -66,7 +66,7 @@ def plain_json(value: Any, what: str) -> str:
         InvalidMessage: the value is not JSON, or its text contains a lone surrogate.
     """
     try:
-        _refuse_what_json_would_change(value)
+        refuse_what_json_would_change(value)
         text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
         text.encode()
     except UnicodeEncodeError as error:
@@ -81,14 +81,14 @@ def plain_json(value: Any, what: str) -> str:
     return text
 
 
-def _refuse_what_json_would_change(value: Any) -> None:
+def refuse_what_json_would_change(value: Any, levels_max: int = JSON_LEVELS_MAX) -> None:
     """Reject keys that JSON would convert to strings, and nesting that could be written but not always read again.
 
     Raises:
         TypeError, ValueError: with the reason.
     """
     level = [value]
-    for _ in range(JSON_LEVELS_MAX):
+    for _ in range(levels_max):
         inner: list[Any] = []
         for each in level:
             if isinstance(each, Mapping):
@@ -101,7 +101,7 @@ def _refuse_what_json_would_change(value: Any) -> None:
         if not inner:
             return
         level = inner
-    raise ValueError(f"it is nested deeper than {JSON_LEVELS_MAX} levels")
+    raise ValueError(f"it is nested deeper than {levels_max} levels")
 
 
 _OTHER_WAYS_TO_SPEAK = ("refusal", "audio", "function_call")

@@ -13,14 +13,14 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ..errors import InvalidMessage
 from ..failures import whole_text
 from .items import CALLS, REASONING, RESULTS, app_message, is_of_the_model, output_messages, unknown_part
 from .messages import Message, Role
 from .native import AGENTS, NATIVE_BYTES_MAX, stored_size, with_texts_in_place
-from .parsing import parse_message, plain_json
+from .parsing import parse_message, plain_json, refuse_what_json_would_change
 from .parts import Text
 
 if TYPE_CHECKING:
@@ -38,7 +38,34 @@ REFERENCE_CHARS_MIN = 40
 RESERVED_BYTES = 256
 """What is reserved for the object around the items, in bytes."""
 
+ITEM_LEVELS_MAX = 200
+"""Maximum levels of lists and dicts in an item: those of which all can be stored and read again."""
+
 _SPEAKERS = frozenset(role.value for role in Role if role not in {Role.TOOL, Role.UNKNOWN})
+
+
+def json_items(items: object) -> list[JSON]:
+    """Return a copy of items as JSON has them.
+
+    Raises:
+        InvalidMessage: they are no list of dicts, or have a value that JSON does not have.
+    """
+    if not isinstance(items, list | tuple):
+        raise InvalidMessage(f"the items are {type(items).__name__}: nothing was stored; give a list of dicts")
+    copied: list[JSON] = []
+    for number, item in enumerate(cast("Sequence[object]", items), 1):
+        if not isinstance(item, dict):
+            why = f"is {type(item).__name__}"
+            raise InvalidMessage(f"item {number} of the session {why}: nothing was stored; give the items as dicts")
+        try:
+            copied.append(json.loads(json.dumps(item)))
+            refuse_what_json_would_change(copied[-1], ITEM_LEVELS_MAX)
+        except (TypeError, ValueError, RecursionError) as error:
+            why = f"cannot be stored as JSON ({error})"
+            raise InvalidMessage(
+                f"item {number} of the session {why}: nothing was stored; use strings, numbers, lists and dicts"
+            ) from error
+    return copied
 
 
 def messages_of(items: Sequence[JSON]) -> list[tuple[Message, list[JSON]]]:

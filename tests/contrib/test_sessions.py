@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 import threadledger
 from threadledger.contrib.agents import Session
 from threadledger.domain.conversation.events import MessageJournaled
-from threadledger.domain.errors import InvalidKey, InvalidMessage
+from threadledger.domain.errors import InvalidInput, InvalidKey
 from threadledger.domain.ledger import Ledger
 
 from .both_sessions import BothSessions
@@ -257,16 +257,59 @@ def test_a_limit_is_of_items_and_reads_no_more_messages(ledger: Ledger) -> None:
 
 def test_items_of_one_call_are_one_commit_or_none(ledger: Ledger) -> None:
     session = Session(KEY, ledger)
-    with pytest.raises(TypeError):
-        run(session.add_items([ITEMS["question"], {"role": "user", "content": object()}]))
-    with pytest.raises(
-        InvalidMessage, match="an item of the session is int: nothing was written; give the items as dicts"
-    ):
-        run(session.add_items([ITEMS["question"], 5]))
-    assert ledger.conversations() == []
     run(session.add_items([ITEMS["question"], ITEMS["short answer"]]))
     assert [each.originator_version for each in ledger.conversation(KEY).events()] == [1, 2, 3]
     assert len({each.timestamp for each in ledger.conversation(KEY).events()}) == 1
+
+
+def nested(levels: int) -> Any:
+    value: Any = "deep"
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+def around_itself() -> Any:
+    item: dict[str, Any] = {"role": "user"}
+    item["content"] = [item]
+    return item
+
+
+ODD = {
+    "None": (None, "is NoneType"),
+    "a number": (5, "is int"),
+    "a text": ("yes", "is str"),
+    "bytes": (b"yes", "is bytes"),
+    "a list": ([], "is list"),
+    "a value of bytes": ({"role": "user", "content": b"yes"}, "cannot be stored as JSON (Object of type bytes"),
+    "an object": ({"role": "user", "content": object()}, "cannot be stored as JSON (Object of type object"),
+    "an odd key": ({("role",): "user"}, "cannot be stored as JSON (keys must be"),
+    "itself": (around_itself(), "cannot be stored as JSON (Circular"),
+    "deep": ({"content": nested(200)}, "cannot be stored as JSON (it is nested deeper than 200 levels)"),
+    "very deep": ({"content": nested(5_000)}, "cannot be stored as JSON ("),
+    "a huge number": ({"content": 10**5_000}, "cannot be stored as JSON (Exceeds the limit"),
+}
+
+
+def test_an_item_that_is_none_is_refused_in_one_sentence_and_nothing_is_stored(ledger: Ledger) -> None:
+    for item, why in ODD.values():
+        with pytest.raises(InvalidInput) as refused:
+            run(Session(KEY, ledger).add_items([ITEMS["question"], item]))
+        said = str(refused.value)
+        assert said.startswith(f"item 2 of the session {why}")
+        assert ": nothing was stored; " in said
+    assert ledger.conversations() == []
+
+
+def test_items_are_a_list_and_the_deepest_come_back(ledger: Ledger) -> None:
+    odd: Any
+    for odd in ("yes", ITEMS["question"], iter([ITEMS["question"]])):
+        with pytest.raises(InvalidInput, match=r"^the items are \w+: nothing was stored; give a list of dicts$"):
+            run(Session(KEY, ledger).add_items(odd))
+    assert ledger.conversations() == []
+    deepest = {"role": "user", "content": nested(198)}
+    run(Session(KEY, ledger).add_items([deepest]))
+    assert run(Session(KEY, ledger).get_items()) == [deepest]
 
 
 def test_messages_of_the_ledger_are_items_too(ledger: Ledger) -> None:
