@@ -8,9 +8,10 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any, cast
 
@@ -29,8 +30,8 @@ from threadledger.domain.conversation.messages import JournaledMessage, Message,
 from threadledger.domain.conversation.session_items import (
     call_id_of,
     items_in_native,
-    kind_of_item,
     json_items,
+    kind_of_item,
     messages_of,
     native_items,
     plain_items,
@@ -383,7 +384,8 @@ class RecordedModel(Model):
         """The model that is called."""
         self._recorder = CallRecorder(ledger, key)
         kind = type(model).__name__
-        self._backend = backend or _BACKENDS.get(kind, kind)
+        inner = model._backend if isinstance(model, RecordedModel) else None
+        self._backend: str = backend or inner or _BACKENDS.get(kind, kind)
         self._endpoint = _ENDPOINTS.get(self._backend, self._backend)
         keep_secret(str(getattr(getattr(model, "_client", None), "api_key", "")))
 
@@ -421,29 +423,34 @@ class RecordedModel(Model):
         Raises:
             StoreError: the ledger cannot be written; the model was not called.
         """
+        call = partial(
+            self.wrapped.get_response,
+            system_instructions,
+            input,
+            model_settings,
+            tools,
+            output_schema,
+            handoffs,
+            tracing,
+            previous_response_id=previous_response_id,
+            conversation_id=conversation_id,
+            prompt=prompt,
+        )
+        if self._recorder.is_called_within_a_run():
+            return await call()
         asked = _Asked(input, model_settings, tools, previous_response_id, conversation_id)
         run = self._run_of(asked)
         try:
             await to_its_end(run.begin)
-            response = await self.wrapped.get_response(
-                system_instructions,
-                input,
-                model_settings,
-                tools,
-                output_schema,
-                handoffs,
-                tracing,
-                previous_response_id=previous_response_id,
-                conversation_id=conversation_id,
-                prompt=prompt,
-            )
+            with run.covering():
+                response = await call()
         except BaseException as error:
             await self._failed(run, error)
             raise
         await to_its_end(lambda: run.end(self._outcome(response)))
         return response
 
-    async def stream_response(
+    def stream_response(
         self,
         system_instructions: str | None,
         input: str | list[TResponseInputItem],  # noqa: A002 - the SDK's name
@@ -462,10 +469,8 @@ class RecordedModel(Model):
         Raises:
             StoreError: the ledger cannot be written; the model was not called.
         """
-        asked = _Asked(input, model_settings, tools, previous_response_id, conversation_id)
-        run = self._run_of(asked)
-        seen = _SeenStream(self._context())
-        events = self.wrapped.stream_response(
+        call = partial(
+            self.wrapped.stream_response,
             system_instructions,
             input,
             model_settings,
@@ -477,9 +482,21 @@ class RecordedModel(Model):
             conversation_id=conversation_id,
             prompt=prompt,
         )
+        if self._recorder.is_called_within_a_run():
+            return call()
+        return self._streamed(call, _Asked(input, model_settings, tools, previous_response_id, conversation_id))
+
+    async def _streamed(
+        self, call: Callable[[], AsyncIterator[TResponseStreamEvent]], asked: _Asked
+    ) -> AsyncIterator[TResponseStreamEvent]:
+        run = self._run_of(asked)
+        seen = _SeenStream(self._context())
+        events: AsyncIterator[TResponseStreamEvent] | None = None
         try:
             await to_its_end(run.begin)
-            async for event in events:
+            with run.covering():
+                events = call()
+            while (event := await _next(events, run)) is not None:
                 seen.take(event)
                 if seen.is_over:
                     await to_its_end(lambda: run.end(seen.ended()))
@@ -538,6 +555,12 @@ class RecordedModel(Model):
         body = {"id": response.response_id or "", "status": "completed", "output": items, "usage": counts}
         read = read_body(json.dumps(body, default=str).encode(), self._context(response.request_id)).outcome
         return _exact(read, items)
+
+
+async def _next(events: AsyncIterator[TResponseStreamEvent], run: RunRecording) -> TResponseStreamEvent | None:
+    """Return the next event of a run's stream; None at its end. What the app does between two events is not of the run."""
+    with run.covering():
+        return await anext(events, None)
 
 
 @dataclass(frozen=True)

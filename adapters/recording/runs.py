@@ -32,6 +32,7 @@ from threadledger.domain.conversation.messages import Message, Parent, Role, Sou
 from threadledger.domain.errors import RunNotOpen
 from threadledger.domain.failures import Failure, keep_secret
 from threadledger.domain.ids import new_id
+from threadledger.domain.journal import Journal
 from threadledger.domain.ledger import Ledger, why_failed
 
 from ..openai import Context, Seen
@@ -47,7 +48,7 @@ from .requests import (
     read_request,
     secrets_in,
 )
-from .session_turns import TurnPart, turn_of
+from .session_turns import TurnPart, is_same_database, turn_of
 
 logger = logging.getLogger("threadledger")
 
@@ -125,6 +126,19 @@ class RunRecording:
     def source(self) -> Source:
         """Return the source of the run's answer."""
         return self._begun.source
+
+    def covers(self, journal: Journal, key: str | None) -> bool:
+        """Return whether it is in progress in this conversation; with None, in any one of the same database."""
+        return not self._ended and key in {None, self.key} and is_same_database(self._journal, journal)
+
+    @contextmanager
+    def covering(self) -> Iterator[None]:
+        """Mark what is called in this block as part of this run: no other recorder records it in the same conversation."""
+        token = _OPEN.set((*_OPEN.get(), self))
+        try:
+            yield
+        finally:
+            _OPEN.reset(token)
 
     def context(self, request_id: str | None = None, http_status: int | None = None) -> Context:
         """Return the facts of the response that are known before its body is read."""
@@ -415,6 +429,10 @@ _LAST: ContextVar[RunRecording | None] = ContextVar("threadledger_last_run", def
 """The last recorded run of this thread or task; the SDK retries a request in the same thread or task."""
 
 
+_OPEN: ContextVar[tuple[RunRecording, ...]] = ContextVar("threadledger_open_runs", default=())
+"""Runs whose calls the caller serves: a model that is recorded may use a client or a model that is recorded, too."""
+
+
 class CallRecorder:
     """Record the calls of one client in a ledger."""
 
@@ -440,10 +458,10 @@ class CallRecorder:
         if isinstance(request, RunQuery):
             run = self._remote.get(request.remote_id)
             return RecordedLook(run, request) if run is not None else None
+        if request is None or self.is_called_within_a_run():
+            return None
         if isinstance(request, ThreadWrite):
             return RecordedMessages(self, request) if request.messages else None
-        if request is None:
-            return None
         last = _LAST.get()
         again = last if last is not None and request.retries and last.is_same(self, request) else None
         run = RunRecording(self, request, again.key if again else self.key_for(request.place), again)
@@ -453,6 +471,14 @@ class CallRecorder:
     def key_for(self, place: str | None) -> str:
         """Return the conversation's key: from the block, the client, or the thread or response in the request, else a new one."""
         return named_key() or self.key or (self._places.get(place, place) if place else None) or f"run-{new_id()}"
+
+    def is_called_within_a_run(self) -> bool:
+        """Return whether the caller serves a call that is recorded already, in the same conversation.
+
+        A recorder that names no conversation records in that of the call.
+        """
+        key = named_key() or self.key
+        return any(run.covers(self.ledger.journal, key) for run in _OPEN.get())
 
     def follows(self, key: str, *ids: str | None) -> None:
         """Record later requests that refer to one of these provider ids in the conversation `key`."""

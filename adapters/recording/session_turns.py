@@ -141,7 +141,7 @@ class SessionTurn:
 
     def is_of(self, journal: Journal, key: str) -> bool:
         """Return whether it is about the conversation of this key in the same database."""
-        return self.key == key and _is_same_database(self.journal, journal)
+        return self.key == key and is_same_database(self.journal, journal)
 
     @property
     def is_of_this_task(self) -> bool:
@@ -389,7 +389,7 @@ def _named(message: Message) -> tuple[Any, ...]:
     return (message.role, message.text)
 
 
-def _is_same_database(one: Journal, other: Journal) -> bool:
+def is_same_database(one: Journal, other: Journal) -> bool:
     """Return whether two journals, of one ledger or of two, have the same events."""
     if one.recorder is other.recorder:
         return True

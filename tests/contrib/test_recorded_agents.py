@@ -20,6 +20,7 @@ from agents import (
     GuardrailFunctionOutput,
     InputGuardrailTripwireTriggered,
     ModelSettings,
+    ModelTracing,
     OpenAIChatCompletionsModel,
     OpenAIResponsesModel,
     OutputGuardrailTripwireTriggered,
@@ -661,5 +662,76 @@ def test_the_tokens_and_ids_of_a_call_are_those_of_its_run(play: Play) -> None:
         (response,) = result.raw_responses
         assert (completed.remote_run_id, completed.request_id) == (response.response_id, response.request_id)
         assert completed.request_id is not None
+
+    play(story)
+
+
+TWICE: dict[str, Callable[[Agency, Any], Any]] = {
+    "a recorded client": lambda it, model: model(threadledger.record(it.client, it.ledger, key=KEY)),
+    "a client that names no conversation": lambda it, model: model(threadledger.record(it.client, it.ledger)),
+    "a recorded model": lambda it, model: recorded_model(model(it.client), it.both.ours),
+    "a recorded model of another opening": lambda it, model: recorded_model(
+        model(it.client), ledger=it.ledger.as_actor("app"), key=KEY
+    ),
+}
+
+
+@pytest.mark.parametrize("way", [WAYS[0], WAYS[3]], ids=["whole", "streamed"])
+@pytest.mark.parametrize("inner", TWICE)
+def test_a_call_that_is_recorded_twice_is_one_run(play: Play, inner: str) -> None:
+    async def story(it: Agency) -> None:
+        kind = OpenAIResponsesModel if it.api == "responses" else OpenAIChatCompletionsModel
+        used = TWICE[inner](it, lambda client: kind("gpt-6-astra", client))
+        ann = Agent(name="Ann", model=recorded_model(used, it.both.ours), tools=[look_up])
+        await it.run(ann, "Where is it?", CALL, "In Lyon.")
+        await it.run(ann, "Thanks.", "Fine.")
+        await it.check("Where is it?", "parcel 42 is in Lyon", "In Lyon.", "Thanks.", "Fine.", runs=3, exchanges=2)
+        assert [each.key for each in it.ledger.conversations()] == [KEY]
+        started = [each for each in it.ledger.conversation(KEY).events() if isinstance(each, e.RunStarted)]
+        assert {each.backend for each in started} == {it.api}
+        it.fail(refuse={"status": 503})
+        with pytest.raises(openai.InternalServerError):
+            await it.run(ann, "And now?")
+        assert len(it.ledger.failures()) == 1
+
+    play(story)
+
+
+@pytest.mark.parametrize("way", [WAYS[0], WAYS[3]], ids=["whole", "streamed"])
+def test_a_call_in_a_block_is_one_run_and_in_two_conversations_it_is_two(play: Play) -> None:
+    async def story(it: Agency) -> None:
+        def texts(key: str) -> list[str]:
+            return [each.message.text for each in it.ledger.conversation(key).memory().messages]
+
+        kind = OpenAIResponsesModel if it.api == "responses" else OpenAIChatCompletionsModel
+        recorded = threadledger.record(it.client, it.ledger, key="audit")
+        ann = Agent(name="Ann", model=recorded_model(kind("gpt-6-astra", recorded), ledger=it.ledger, key=KEY))
+        await it.run(ann, "yes", "Fine.", session=None)
+        assert texts("audit") == texts(KEY) == ["yes", "Fine."]
+        with threadledger.recording("block"):
+            await it.run(ann, "no", "Good.", session=None)
+        assert texts("block") == ["no", "Good."]
+        assert len(it.ledger.conversations()) == 3
+
+    play(story)
+
+
+@pytest.mark.parametrize("way", [WAYS[3]], ids=["streamed"])
+def test_a_call_between_two_events_of_a_recorded_stream_is_a_run_of_its_own(play: Play) -> None:
+    async def story(it: Agency) -> None:
+        recorded = threadledger.record(it.client, it.ledger, key=KEY)
+        it.simulator.answer("Fine.")
+        model = OpenAIChatCompletionsModel("gpt-6-astra", recorded)
+        other = recorded_model(model, ledger=it.ledger, key=KEY)
+        options: Any = {"tools": [], "output_schema": None, "handoffs": [], "tracing": ModelTracing.DISABLED}
+        options |= {"previous_response_id": None, "conversation_id": None, "prompt": None}
+        asked: list[Any] = []
+        async for _ in other.stream_response(None, "first", ModelSettings(), **options):
+            if not asked:
+                it.simulator.answer("Between.")
+                messages: Any = [{"role": "user", "content": "between"}]
+                asked.append(await recorded.chat.completions.create(model="gpt-6-astra", messages=messages))
+        started = [each for each in it.ledger.conversation(KEY).events() if isinstance(each, e.RunStarted)]
+        assert (len(asked), len(started)) == (1, 2)
 
     play(story)
