@@ -70,8 +70,6 @@ class Mode:
     """Function that creates what records the runs; None records them as this mode says."""
     ending: Sequence[Message] = ()
     """Messages that the backend is sent after the memory; they are part of no record."""
-    opening: Sequence[Message] = ()
-    """Messages that the backend is sent if the memory says nothing; they are part of no record."""
     is_heard: bool = False
     """Whether a client reads the text while it is written: after a part that no next run can continue, none starts."""
     turn: Callable[[], CallTurn] | None = None

@@ -307,14 +307,8 @@ class Runs:
             from .omissions import without
 
             request = without(request, dropped)
-        ending = self._mode.ending
-        if self._mode.opening:
-            from ..memory.rendering import is_empty
-
-            is_blank = all(is_empty(each.message) for each in request.memory.messages)
-            ending = self._mode.opening if is_blank else ending
-        if ending:
-            request = replace(request, memory=request.memory.with_messages(ending))
+        if self._mode.ending:
+            request = replace(request, memory=request.memory.with_messages(self._mode.ending))
         if said:
             from .continuation import with_beginning_said
 

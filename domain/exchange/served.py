@@ -205,7 +205,7 @@ def _prepared(
     if event.surface == RESPONSES:
         from .served_responses import mode_of_response
 
-        mode = mode_of_response(event, exchange, mode)
+        mode = mode_of_response(journal, key, event, exchange, mode)
     return Exchange(journal, again.services, key, exchange_id, mode=mode, after=after, stream=stream)
 
 

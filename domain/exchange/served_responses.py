@@ -39,6 +39,9 @@ NOT_ANSWERED = "the response was not completed"
 OPENING = Message(Role.USER, "(The user has not said anything yet.)")
 """What a model is shown if neither a request nor the memory says anything: it begins the conversation."""
 
+BLANK_LOOKED_BACK = 64
+"""Number of messages in which something that was said is searched for."""
+
 BEFORE, LEAF, FIRST, BLANK = "before", "leaf", "first", "blank"
 """Keys of `ExchangeRequested.request`: the end of memory before the request, the last message aside, the version of the first
 message of its input, and whether that says nothing."""
@@ -190,7 +193,9 @@ def _is_aside(journal: Journal, key: str, exchange_id: str) -> bool:
     return recorded is not None and recorded.event.surface in {RESPONSES, CHAT} and LEAF in recorded.event.request
 
 
-def mode_of_response(event: e.ExchangeRequested, exchange: OpenExchange, mode: Mode) -> Mode:
+def mode_of_response(
+    journal: Journal, key: str, event: e.ExchangeRequested, exchange: OpenExchange, mode: Mode
+) -> Mode:
     """Return the mode of the runs of a response; that of another surface is given."""
     leaf, before = event.request.get(LEAF), event.request.get(BEFORE)
     branch = mode.branch
@@ -202,9 +207,14 @@ def mode_of_response(event: e.ExchangeRequested, exchange: OpenExchange, mode: M
         branch=branch,
         takes_incomplete=True,
         records=partial(ResponseRecords, _place(before), outlives_its_process(event, has_begun=True)),
-        opening=(OPENING,) if event.request.get(BLANK) else (),
+        ending=(OPENING,) if event.request.get(BLANK) and _is_blank(journal, key, branch) else (),
         is_heard=bool(event.request.get("stream")),
     )
+
+
+def _is_blank(journal: Journal, key: str, branch: BranchPoint | None) -> bool:
+    leaf = branch.parent[1] if branch is not None else None
+    return all(is_empty(each.message) for each in journal.memory(key, last=BLANK_LOOKED_BACK, leaf=leaf).messages)
 
 
 def _place(given: Any) -> Parent | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx2
@@ -20,7 +21,7 @@ from threadledger.domain.exchange.served_responses import ResponseRequest, reque
 from threadledger.domain.ledger import Ledger
 
 from .chat_only import ChatOnly
-from .speaking import until
+from .speaking import SECONDS_MAX, until
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the SDK's, of every call of the Assistants API
 
@@ -500,6 +501,59 @@ def test_a_choice_of_a_tool_without_a_type_is_refused(api: OpenAI, kind: Any) ->
     assistant = api.beta.assistants.create(model="m")
     with pytest.raises(openai.BadRequestError):
         api.beta.threads.create_and_run(assistant_id=assistant.id, tool_choice=choice)
+
+
+def run_once(api: OpenAI, named: Any) -> str:
+    """Create a thread and a run, and return the answer."""
+    assistant = api.beta.assistants.create(model="m", extra_headers={"Idempotency-Key": "assistant"})
+    thread: Any = {"messages": [{"role": "user", "content": "One"}]}
+    run = api.beta.threads.create_and_run(assistant_id=assistant.id, thread=thread, extra_headers=named)
+    api.beta.threads.runs.poll(run.id, thread_id=run.thread_id, poll_interval_ms=10)
+    said: list[Any] = [*api.beta.threads.messages.list(run.thread_id)]
+    return str(said[0].content[0].text.value)
+
+
+SENT: dict[str, Callable[[OpenAI, Any], Any]] = {
+    "response": lambda api, named: ask(api, "One", extra_headers=named).output_text,
+    "streamed response": lambda api, named: (
+        [*ask(api, "One", stream=True, extra_headers=named)][-1].response.output_text
+    ),
+    "response in the background": lambda api, named: (
+        ended(api, ask(api, "One", background=True, extra_headers=named)).output_text
+    ),
+    "chat completion": lambda api, named: (
+        api.chat.completions.create(model="m", messages=[{"role": "user", "content": "One"}], extra_headers=named)
+        .choices[0]
+        .message.content
+    ),
+    "run": run_once,
+}
+
+
+@pytest.mark.parametrize("kind", SENT)
+def test_a_request_that_two_servers_are_given_is_answered_by_one_of_them(
+    open_api: Callable[..., Any], upstream: ChatOnly, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    servers = [open_api(retries=0) for _ in range(2)]
+    clients = [OpenAI(base_url=each.base_url, api_key="any", max_retries=0) for each in servers]
+    is_known, holds = threading.Event(), servers[1].served.runner.holds
+
+    def noted(*place: str) -> bool:
+        is_known.set()
+        return bool(holds(*place))
+
+    monkeypatch.setattr(servers[1].served.runner, "holds", noted)
+    with ThreadPoolExecutor(2) as pool:
+        with upstream.held():
+            answers = [pool.submit(SENT[kind], clients[0], {"Idempotency-Key": "one"})]
+            upstream.wait_for(1)
+            answers += [pool.submit(SENT[kind], clients[1], {"Idempotency-Key": "one"})]
+            assert is_known.wait(SECONDS_MAX)
+        assert [each.result() for each in answers] == ["You said: One"] * 2
+    assert len(upstream.requests) == 1
+    assert len(of(servers[0].served.ledger, e.RunStarted)) == 1
+    for sdk in clients:
+        sdk.close()
 
 
 NEW: dict[str, Callable[[OpenAI, Any], Any]] = {
