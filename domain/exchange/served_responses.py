@@ -283,21 +283,13 @@ def stopped(journal: Journal, key: str, exchange_id: str, failure: Failure, reas
         ConversationNotFound: there is no such conversation.
     """
 
-    def decide(conversation: Conversation) -> None:
-        if exchange_id in conversation.state.open_exchanges:
-            _stop(journal, key, conversation, exchange_id, failure, reason)
+    def end(conversation: Conversation) -> None:
+        runs = conversation.state.open_runs
+        for run_id in [name for name, run in runs.items() if run.exchange_id == exchange_id]:
+            conversation.fail_run(run_id, failure)
+        conversation.abandon(exchange_id, reason)
 
-    journal.commit(key, decide)
-
-
-def _stop(
-    journal: Journal, key: str, conversation: Conversation, exchange_id: str, failure: Failure, reason: str
-) -> None:
-    leave_memory_of(journal, key, conversation, exchange_id)
-    runs = conversation.state.open_runs
-    for run_id in [name for name, run in runs.items() if run.exchange_id == exchange_id]:
-        conversation.fail_run(run_id, failure)
-    conversation.abandon(exchange_id, reason)
+    end_response(journal, key, exchange_id, end)
 
 
 def outlives_its_process(event: e.ExchangeRequested, has_begun: bool) -> bool:
