@@ -111,11 +111,12 @@ class ResponseWriter:
 
     def end(self, response: Json) -> Iterator[Json]:
         """Yield the rest of the events of a response, which has ended."""
-        last: Json = {}
-        for last in numbered(response):
-            if last["sequence_number"] > max(self.after, self.position):
-                yield last
-        if self.after < last["sequence_number"] <= self.position and last["type"] in events.TERMINAL:
+        has_rest = False
+        for event in numbered(response, max(self.after, self.position)):
+            has_rest = True
+            yield event
+        *_, last = numbered(response)
+        if not has_rest and self.after < last["sequence_number"] and last["type"] in events.TERMINAL:
             yield last | {"sequence_number": self.position + 1}  # more was sent than the answer has
 
     def _text(self, text: str) -> Iterator[Json]:

@@ -14,9 +14,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from openai import OpenAI
 
+from threadledger.adapters.server.items import output_text
+from threadledger.adapters.server.response_events import ResponseWriter
 from threadledger.domain.conversation import Profile
 from threadledger.domain.conversation import events as e
 from threadledger.domain.conversation.messages import Message, Role
+from threadledger.domain.exchange.answer import Began, Delta
 from threadledger.domain.exchange.served_responses import ResponseRequest, request_response
 from threadledger.domain.ledger import Ledger
 
@@ -610,6 +613,38 @@ def test_a_response_is_shown_its_own_chain_whatever_was_continued_before(
             continue
         names.append(ask(api, text, **more).id)
         assert shown(upstream) == chains.answer(previous, text)
+
+
+@given(
+    pieces=st.lists(st.text(alphabet="ab \n", min_size=1, max_size=5), min_size=1, max_size=8),
+    rest=st.text(alphabet="ab ", max_size=12),
+    after=st.integers(-1, 30),
+)
+def test_the_rest_of_a_stream_begins_behind_the_last_character_that_was_sent(
+    pieces: list[str], rest: str, after: int
+) -> None:
+    whole = "".join(pieces) + rest
+    item = {"id": f"msg_{'0' * 32}", "type": "message", "status": "completed", "role": "assistant"}
+    begun = {"id": "resp_1", "status": "in_progress", "background": False, "tools": [], "output": []}
+    final = begun | {"status": "completed", "output": [item | {"content": [output_text(whole)]}]}
+
+    def heard(after: int) -> list[Any]:
+        writer = ResponseWriter(begun, after)
+        parts = [Began("run", "chat", "m", "00000000-0000-0000-0000-000000000000"), *map(Delta, pieces)]
+        return [*writer.begin(), *(event for part in parts for event in writer.of_part(part)), *writer.end(final)]
+
+    def text(events: list[Any]) -> str:
+        return "".join(each["delta"] for each in events if "delta" in each)
+
+    events = heard(-1)
+    assert text(events) == whole
+    before = [each for each in events if each["sequence_number"] <= after]
+    last = before[-1]["sequence_number"] if before else -1
+    assert text(before) + text(heard(last)) == whole
+    numbers = [each["sequence_number"] for each in [*before, *heard(last)]]
+    assert numbers == sorted({*numbers})
+    more = heard(last + 1_000)
+    assert [each["type"] for each in more] == []
 
 
 class TestReferences:
