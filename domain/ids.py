@@ -11,9 +11,8 @@ import msgspec
 ID_AGE_SECONDS_MAX = 60
 """Maximum time between the creation of a message's id and of its event, in seconds: a commit may be decided again."""
 
-
-MOMENT_CHARS = 13
-"""Number of characters of an id that say in which millisecond it was made."""
+BESIDE_CHARS = 24
+"""Number of characters with which ids that were made together begin: the millisecond, and 26 random bits."""
 
 
 def now() -> datetime:
@@ -37,6 +36,16 @@ def new_id() -> str:
     except IndexError:
         _ENDS.extend(_random_ends(IDS_AT_ONCE))
         return begin + _random_ends(1)[0]
+
+
+def id_beside(text: str) -> str:
+    """Return the id of the event that makes an object with this id, which `are_beside` recognises."""
+    return text[:BESIDE_CHARS] + new_id()[BESIDE_CHARS:]
+
+
+def are_beside(text: str, event_id: str) -> bool:
+    """Return whether an object's id was made with its event's; moments do not tell, as a clock may tick between them."""
+    return text[:BESIDE_CHARS] == event_id[:BESIDE_CHARS]
 
 
 def id_behind(text: str, number: int) -> str:

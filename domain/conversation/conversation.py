@@ -27,7 +27,7 @@ from ..errors import (
     RunNotOpen,
 )
 from ..failures import Failure
-from ..ids import from_iso, new_id, now, to_iso
+from ..ids import from_iso, id_beside, new_id, now, to_iso
 from ..limits import METADATA_BYTES_MAX, RUN_GRACE_SECONDS
 from . import events as e
 from .keys import check_idempotency_key, check_texts, stream_of
@@ -153,13 +153,14 @@ class Conversation:
             end, self.far_end = self.far_end, None
             self._select(end, self.state.end_version or 0, "")
         content = message.content
+        own = message_id or new_id()
         event = e.MessageJournaled(  # not by `_record`, which is slower: most events are messages
             originator_id=self.id,
             originator_version=self.state.version + 1,
             timestamp=self._moment(),
-            event_id=new_id(),
+            event_id=id_beside(own) if message_id is None else new_id(),
             actor=self.actor,
-            message_id=message_id or new_id(),
+            message_id=own,
             role=str(message.role),  # faster than `value`
             content=content if isinstance(content, str) else [] if content == () else message.content_as_json(),
             tool_call_id=message.tool_call_id,

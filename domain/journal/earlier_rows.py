@@ -8,7 +8,8 @@ from ..conversation.events import payload_in
 from ..conversation.messages import Source
 from ..ids import from_iso
 from .fingerprints import fingerprint_in
-from .rows import Row, StoredRow, addresses_of, ids_of_message, indexed
+from .imported_rows import addresses_of, ids_of_message
+from .rows import Row, StoredRow, indexed
 
 
 def noted_row(row: Row) -> StoredRow:

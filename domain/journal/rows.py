@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -38,7 +38,7 @@ from ..conversation.events import (
 )
 from ..conversation.messages import Source
 from ..errors import CorruptEvent, InvalidInput
-from ..ids import MOMENT_CHARS, from_iso, id_bytes, id_text, is_id_of, to_iso
+from ..ids import are_beside, from_iso, id_bytes, id_text, to_iso
 from .fingerprints import fingerprint_of_event
 
 
@@ -127,11 +127,13 @@ class EventMapper(Mapper[str]):
         if type(event) is MessageJournaled:
             if event.idempotency_key is not None or event.source == Source.IMPORT:
                 values.update(_places_of(event))
-            elif event.message_id[:MOMENT_CHARS] != event.event_id[:MOMENT_CHARS]:
+            elif not are_beside(event.message_id, event.event_id):
                 # It was made before, for a client, who may name it without its conversation.
                 values["addresses"] = (indexed(event.message_id),)
         elif type(event) is ConversationStarted and event.origin:
-            values["addresses"] = addresses_of(ids_of_thread(event.origin), event.timestamp)
+            from .imported_rows import addresses_of_thread
+
+            values["addresses"] = addresses_of_thread(event)
         else:
             if isinstance(event, KEYED) and event.idempotency_key is not None:
                 values["idempotency_key"] = indexed(event.idempotency_key)
@@ -161,39 +163,16 @@ def _places_of(event: MessageJournaled) -> dict[str, Any]:
     key = event.idempotency_key
     fingerprint = fingerprint_of_event(event) if key is not None else None
     addresses: tuple[str, ...] = ()
-    if event.source == Source.IMPORT:
-        given = ids_of_message(event.origin)
-        # Most ids are made for the import, in the millisecond of the event's own one.
-        is_made = event.message_id[:MOMENT_CHARS] == event.event_id[:MOMENT_CHARS]
-        if not is_made or given:
-            addresses = addresses_of(given if is_made else (event.message_id, *given), event.timestamp)
+    # Most ids of imported messages are made for the import, with the event.
+    if event.source == Source.IMPORT and (event.origin or not are_beside(event.message_id, event.event_id)):
+        from .imported_rows import addresses_of_message
+
+        addresses = addresses_of_message(event)
     return {
         "idempotency_key": indexed(key) if key is not None else None,
         "fingerprint": fingerprint,
         "addresses": addresses,
     }
-
-
-def ids_of_message(origin: Mapping[str, Any]) -> tuple[object, ...]:
-    """Return the ids by which the source knows an imported message: its own, and those of its run and its run step.
-
-    The ids of runs that wrote nothing, which are kept with the message before them, are among them.
-    """
-    if not origin:
-        return ()
-    found = [origin[name] for name in ("message_id", "run_id", "step_id") if name in origin]
-    return (*found, *_ids_of_runs(origin)) if "runs" in origin or "run" in origin else tuple(found)
-
-
-def ids_of_thread(origin: Mapping[str, Any]) -> tuple[object, ...]:
-    """Return the ids by which the source knows a thread, if its conversation has another key, and its first runs."""
-    return (origin.get("thread_id"), *_ids_of_runs(origin))
-
-
-def _ids_of_runs(origin: Mapping[str, Any]) -> list[object]:
-    runs = origin.get("runs")
-    found = [each.get("id") for each in runs if isinstance(each, dict)] if isinstance(runs, list) else []
-    return [*found, IMPORTED_RUNS] if found or "run" in origin else []
 
 
 IMPORTED_RUNS = "imported runs"
@@ -223,12 +202,6 @@ def indexed(text: str) -> str:
     if len(text) <= INDEXED_CHARS_MAX and not is_odd:
         return text
     return f"sha256:{sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()}"
-
-
-def addresses_of(ids: Iterable[object], moment: datetime) -> tuple[str, ...]:
-    """Return those ids of an imported message that do not tell when it was journaled, so that an index must."""
-    others = (each for each in ids if isinstance(each, str) and not is_id_of(each, moment))
-    return tuple(dict.fromkeys(map(indexed, others)))
 
 
 def restore(row: Sequence[Any]) -> Event:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 import string
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -13,7 +15,9 @@ from typing import Any
 import pytest
 
 from threadledger.adapters.sql.views.runs import VALUE_CHARS_MAX, storable
+from threadledger.domain.conversation.messages import Message, Role
 from threadledger.domain.failures import SUMMARY_BY
+from threadledger.domain.ids import new_id
 from threadledger.domain.journal.rows import INDEXED_CHARS_MAX, indexed
 from threadledger.domain.ledger import Ledger
 
@@ -101,3 +105,20 @@ def test_keys_of_earlier_schemas_with_a_nul_are_collected_by_an_upgrade(
         any_database.write(lambda transaction, it=statement, given=values: transaction.execute_many(it, given))
     assert any_database.query("SELECT key FROM idempotency_keys") == [(indexed("a\0b"),)]
     assert any_database.query("SELECT address FROM addresses") == [(indexed(LONG),)]
+
+
+@pytest.mark.parametrize("tick_ns", [0, 1_000_000], ids=["one millisecond", "a tick at each reading"])
+def test_only_a_message_whose_id_was_known_before_is_indexed_by_it_whatever_the_clock_does(
+    any_database: Any, open_store_on: Callable[[Any], Ledger], monkeypatch: pytest.MonkeyPatch, tick_ns: int
+) -> None:
+    moments = itertools.count(time.time_ns(), tick_ns)
+    ledger = open_store_on(any_database)
+    chat = ledger.conversation("k")
+    monkeypatch.setattr("threadledger.domain.ids.time.time_ns", lambda: next(moments))
+    for text in ("One", "Two"):
+        chat.append("user", text)
+    chat.extend([{"role": "user", "content": "Three"}, {"role": "assistant", "content": "Four"}])
+    assert any_database.query("SELECT address FROM addresses") == []
+    known = new_id()
+    ledger.journal.commit("k", lambda chat: chat.journal(Message(Role.USER, "Five"), message_id=known))
+    assert any_database.query("SELECT address FROM addresses") == [(known,)]
