@@ -17,7 +17,7 @@ from threadledger.domain.failures import Cause, redact
 
 from ..wire import ApiError, Json, events, objects
 from .contents import seconds, texts_in
-from .refusals import AGAIN, SERVER_ERROR
+from .refusals import AGAIN, SERVER_ERROR, stream_broken
 from .run_objects import MESSAGE_CHARS_MAX
 
 if TYPE_CHECKING:
@@ -138,13 +138,7 @@ class ChunkWriter:
                 self.said.append(part.text)
                 yield self._chunk({"content": part.text})
             case "started_over" if not part.continues and self.said:
-                raise ApiError(
-                    502,
-                    f"The answer broke off, and no other attempt can continue it (cause {redact(part.reason)}, run "
-                    f"{part.failed_run_id}): send the request again.",
-                    kind=SERVER_ERROR,
-                    code="stream_broken",
-                )
+                raise stream_broken(part)
             case _:
                 pass
 

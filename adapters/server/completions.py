@@ -8,7 +8,7 @@ from functools import partial
 
 from threadledger.domain.conversation import CONVERSATION, Conversation, key_of
 from threadledger.domain.conversation import events as e
-from threadledger.domain.conversation.completions import CompletionPlace, model_label, pair_label
+from threadledger.domain.conversation.completions import model_label, pair_label
 from threadledger.domain.conversation.decisions import delete_completion, describe_completion
 from threadledger.domain.errors import ConversationNotFound
 from threadledger.domain.ids import from_iso
@@ -16,11 +16,10 @@ from threadledger.domain.journal import Journal
 
 from ..wire import Json, objects, validation
 from ..wire.errors import not_found
-from ..wire.pages import not_in_list
 from . import tenants
 from .calls import Handler, Served, ServedCall, deleted_once
 from .chat_objects import FoundAnswer, completion_object
-from .pages import PageQuery, page_of
+from .pages import PageQuery, page_in, page_of, places_in
 
 OLDEST_FIRST = {"order": "asc"}
 """The order of the provider's list, unless the query has another one."""
@@ -114,12 +113,8 @@ def list_(served: Served, call: ServedCall) -> Json:
     for name, value in call.query.items():
         if name.startswith(METADATA_QUERY) and name.endswith("]"):
             labels.append(pair_label(name[len(METADATA_QUERY) : -1], value))
-    places: dict[str, CompletionPlace | None] = {}
-    for param, given in (("after", query.after), ("before", query.before)):
-        places[param] = place = journal.views.completion_place(tenant, given) if given else None
-        if given and place is None:
-            raise not_in_list(given, param)
-    after, until = (places["before"], None) if query.from_end else (places["after"], places["before"])
+    first, last = places_in(query, lambda name: journal.views.completion_place(tenant, name))
+    after, until = (last, None) if query.from_end else (first, last)
     found = journal.views.completions(tenant, query.limit + 1, query.reads_newest_first, after, until, labels)
     keys = {each.completion_id: key_of(each.originator_id) for each in found}
     return page_of([_object(journal, keys[each.completion_id], each) for each in found], query)
@@ -128,20 +123,8 @@ def list_(served: Served, call: ServedCall) -> Json:
 def list_messages(served: Served, call: ServedCall) -> Json:
     """Return the messages that a stored completion was made from (GET /chat/completions/{completion_id}/messages)."""
     found, query = find_completion(served, call), PageQuery.of({**OLDEST_FIRST, **call.query})
-    shown = [
-        objects.stored_message(found.stored.completion_id, place, each) for place, each in enumerate(_messages(found))
-    ]
-    if query.newest_first:
-        shown.reverse()
-    names = {each["id"]: place for place, each in enumerate(shown)}
-    for param, name in (("after", query.after), ("before", query.before)):
-        if name and name not in names:
-            raise not_in_list(name, param)
-    start = names[query.after] + 1 if query.after else 0
-    end = names[query.before] if query.before else len(shown)
-    window = shown[start:end]
-    page = window[-query.limit :] if query.from_end else window[: query.limit]
-    return page_of(page, query, len(window) > len(page))
+    name = found.stored.completion_id
+    return page_in((objects.stored_message(name, *each) for each in enumerate(_messages(found))), query)
 
 
 def _messages(found: FoundCompletion) -> list[Json]:

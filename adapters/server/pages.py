@@ -7,14 +7,17 @@ nearest one that is allowed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Self, TypeVar
 
 from ..wire import Json
 from ..wire.limits import PAGE_DEFAULT, PAGE_MAX
-from ..wire.pages import envelope, given_limit, not_in_list
+from ..wire.pages import envelope, given_limit, not_in_list, page_between
 from ..wire.validation import one_of
+
+Place = TypeVar("Place")
+"""Where a list has an object."""
 
 
 @dataclass(frozen=True)
@@ -56,15 +59,13 @@ class PageQuery:
         return self.newest_first != self.from_end
 
 
-def places_in(
-    query: PageQuery, place: Callable[[str], tuple[str, int] | None]
-) -> tuple[tuple[str, int] | None, tuple[str, int] | None]:
+def places_in(query: PageQuery, place: Callable[[str], Place | None]) -> tuple[Place | None, Place | None]:
     """Return the places of the objects that a page follows and that follow it; None for what the query does not name.
 
     Raises:
         ApiError: a 400, because the list has no such object.
     """
-    found: list[tuple[str, int] | None] = []
+    found: list[Place | None] = []
     for param, name in (("after", query.after), ("before", query.before)):
         at = place(name) if name is not None else None
         if at is None and name is not None:
@@ -85,3 +86,15 @@ def page_of(items: Sequence[Json], query: PageQuery, has_more: bool | None = Non
     if query.from_end:
         kept.reverse()
     return envelope(kept, has_more=len(items) > query.limit)
+
+
+def page_in(items: Iterable[Json], query: PageQuery) -> Json:
+    """Return a page of a short list, all of which is given, oldest first.
+
+    Raises:
+        ApiError: a 400, because the list has no object that `after` or `before` names.
+    """
+    ordered = list(items)
+    if query.newest_first:
+        ordered.reverse()
+    return page_between(ordered, query.limit, query.after, query.before)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from threadledger.domain.errors import (
     CallNotWaiting,
@@ -23,6 +24,9 @@ from threadledger.domain.failures import redact
 from ..wire import ApiError
 from ..wire.errors import INVALID_REQUEST
 from .limits import RETRY_AFTER_SECONDS
+
+if TYPE_CHECKING:
+    from threadledger.domain.exchange import StartedOver
 
 SERVER_ERROR = "server_error"
 AGAIN: Mapping[str, str] = {"retry-after": str(RETRY_AFTER_SECONDS)}
@@ -96,4 +100,15 @@ def too_many(what: str, most: int) -> ApiError:
         kind="requests",
         code="rate_limit_exceeded",
         headers={"retry-after": str(RETRY_AFTER_SECONDS)},
+    )
+
+
+def stream_broken(part: StartedOver) -> ApiError:
+    """Return the 502 for a stream whose attempt failed after its text was sent, and is not continued by the next one."""
+    return ApiError(
+        502,
+        f"The answer broke off, and no other attempt can continue it (cause {redact(part.reason)}, run "
+        f"{part.failed_run_id}): send the request again.",
+        kind=SERVER_ERROR,
+        code="stream_broken",
     )

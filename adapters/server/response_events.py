@@ -10,15 +10,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from threadledger.domain.failures import redact
 from threadledger.domain.ids import id_behind
 
-from ..wire import ApiError, Json, events, sse
+from ..wire import Json, events, sse
 from ..wire.item_events import item_events
 from ..wire.items import id_prefix
 from .ids import wire_id
 from .items import output_text, search_item
-from .refusals import SERVER_ERROR
+from .refusals import stream_broken
 
 FAILED_NUMBER = 2**31 - 1
 """Number of the event with which a response or its stream fails: above that of any text that was sent of it."""
@@ -99,13 +98,7 @@ class ResponseWriter:
                 yield from self._complete()
                 yield from self._searched(part)
             case "started_over" if not part.continues and self._said:
-                raise ApiError(
-                    502,
-                    f"The answer broke off, and no other attempt can continue it (cause {redact(part.reason)}, run "
-                    f"{part.failed_run_id}): send the request again.",
-                    kind=SERVER_ERROR,
-                    code="stream_broken",
-                )
+                raise stream_broken(part)
             case _:
                 pass
 

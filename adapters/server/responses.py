@@ -24,7 +24,6 @@ from threadledger.domain.memory import ALL, Memory
 
 from ..wire import ApiError, EventStream, Json, bodies, errors, objects, sse, validation
 from ..wire.errors import bad_request
-from ..wire.pages import not_in_list
 from . import tenants
 from .calls import Handler, Served, ServedCall, deleted_once
 from .chat_objects import refusal_of_failure
@@ -32,7 +31,7 @@ from .file_search import search_name
 from .ids import new_id
 from .items import items_of, messages_in
 from .live_runs import LISTEN_SECONDS, LiveRun
-from .pages import PageQuery, page_of
+from .pages import PageQuery, page_in
 from .refusals import AGAIN, SERVER_ERROR
 from .request_keys import key_given
 from .response_events import ResponseWriter, framed, numbered
@@ -428,21 +427,7 @@ def list_input_items(served: Served, call: ServedCall) -> Json:
                     restore_message(event), event.message_id, event.originator_version, event.timestamp
                 )
                 items += items_of(message, found.journal.read_blob)
-    return item_page(items, query)
-
-
-def item_page(items: list[Json], query: PageQuery) -> Json:
-    """Return a page of items, which are given oldest first."""
-    shown = items[::-1] if query.newest_first else items
-    names = {each["id"]: place for place, each in enumerate(shown)}
-    for param, name in (("after", query.after), ("before", query.before)):
-        if name and name not in names:
-            raise not_in_list(name, param)
-    start = names[query.after] + 1 if query.after else 0
-    end = names[query.before] if query.before else len(shown)
-    window = shown[start:end]
-    page = window[-query.limit :] if query.from_end else window[: query.limit]
-    return page_of(page, query, len(window) > len(page))
+    return page_in(items, query)
 
 
 def count_input_tokens(served: Served, call: ServedCall) -> Json:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from itertools import islice
 
 from threadledger.domain.conversation import events as e
@@ -81,22 +81,3 @@ def _begun_at(
         return None
     found = run_again(thread, event, first.run)
     return found if found is not None and found.run.begun_version == version else None
-
-
-def step_page(steps: Iterable[Json], query: PageQuery) -> Json:
-    """Return a page of steps, which are given oldest first; a run has few."""
-    ordered = list(steps)
-    if query.newest_first:
-        ordered.reverse()
-    start = _place(ordered, query.after, "after") + 1 if query.after else 0
-    end = _place(ordered, query.before, "before") if query.before else len(ordered)
-    window = ordered[start:end]
-    shown = window[-query.limit :] if query.from_end else window[: query.limit]
-    return page_of(shown, query, len(window) > len(shown))
-
-
-def _place(ordered: list[Json], step_id: str, param: str) -> int:
-    for place, step in enumerate(ordered):
-        if step["id"] == step_id:
-            return place
-    raise not_in_list(step_id, param)

@@ -31,7 +31,7 @@ from .hosted_tools import SERVER_RUN, checked_choice, checked_tools
 from .ids import new_id, uuid_in
 from .imported_runs import ImportedRun, Place, imported_run, versions_named
 from .later_runs import first_run, later_run
-from .pages import PageQuery
+from .pages import PageQuery, page_in
 from .run_objects import ServedRun, folded_rerun, folded_run, run_object, steps_of
 from .run_stream import run_stream
 from .threads import (
@@ -509,10 +509,8 @@ def _store_results(served: Served, call: ServedCall, found: FoundRun, results: S
 
 def list_steps(served: Served, call: ServedCall) -> Json:
     """Return a page of the run's steps (GET …/steps)."""
-    from .run_list import step_page
-
     found = find_run(served, call)
-    return step_page(_steps(found, call), PageQuery.of(call.query))
+    return page_in(_steps(found, call), PageQuery.of(call.query))
 
 
 def _steps(found: FoundRun | ImportedRun, call: ServedCall) -> Iterator[Json]:

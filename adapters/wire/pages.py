@@ -24,12 +24,20 @@ def _page(objects: Iterable[Json], query: Mapping[str, str], default: int, maxim
     ordered = list(objects)
     if one_of(query.get("order", "desc"), "order", ("asc", "desc")) == "desc":
         ordered.reverse()
-    limit = _limit(query, default, maximum)
-    after, before = query.get("after"), query.get("before")
+    return page_between(ordered, _limit(query, default, maximum), query.get("after"), query.get("before"))
+
+
+def page_between(ordered: Sequence[Json], limit: int, after: str | None, before: str | None) -> Json:
+    """Return the page of a whole list that is between two of its objects, by their ids; the list is in the page's order.
+
+    With only `before`, the page ends right before it; otherwise it starts right after `after`.
+
+    Raises:
+        ApiError: a 400, because the list has no such object.
+    """
     start = _position(ordered, after, "after") + 1 if after else 0
     end = _position(ordered, before, "before") if before else len(ordered)
     window = ordered[start:end]
-    # With only `before`, the page ends right before it; otherwise it starts right after `after`.
     data = window[-limit:] if before and not after else window[:limit]
     return envelope(data, has_more=len(window) > len(data))
 

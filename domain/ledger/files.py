@@ -101,7 +101,7 @@ class FileStore:
 
     def delete(self, tenant: str, file_id: str, also: Also | None = None) -> bool:
         """Delete a file with its bytes, and return whether there was one; vector stores no longer have it either."""
-        with suppress(InvalidInput):
+        with suppress(InvalidInput):  # no file can have such an id
             stream = file_stream(tenant, file_id)
             newest = self._journal.newest_of(stream)
             if not isinstance(newest, e.FileStored):

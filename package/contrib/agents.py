@@ -7,6 +7,7 @@ agent = Agent(name="John", model=recorded_model(model, session))
 result = await Runner.run(agent, "Where is my parcel?", session=session)
 """
 
-from threadledger.adapters.contrib.agents import RecordedModel, Session, recorded_model
+from threadledger.adapters.contrib.agent_model import RecordedModel, recorded_model
+from threadledger.adapters.contrib.agent_session import Session
 
 __all__ = ["RecordedModel", "Session", "recorded_model"]

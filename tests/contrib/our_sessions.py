@@ -54,6 +54,7 @@ class Outcomes:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Replace the class before a test imports it."""
+    # The types know these names as classes, which are not assigned to.
     agents.SQLiteSession = agents.memory.SQLiteSession = OurSession  # type: ignore[misc, assignment]
     if RESULTS is not None:
         config.pluginmanager.register(Outcomes(Path(RESULTS)))

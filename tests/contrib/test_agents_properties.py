@@ -170,7 +170,9 @@ class Play:
         ends = ["Bob", "yes"] if end == "Bob" else [end]
         self.upstream.steps[:] = [*calls, *ends]
         self.added["user"] += 1
-        with suppress(openai.APIStatusError, OutputGuardrailTripwireTriggered):
+        with suppress(
+            openai.APIStatusError, OutputGuardrailTripwireTriggered
+        ):  # what a failed run left is compared too
             await Runner.run(self.agent(**options), text, session=self.both, run_config=RunConfig(**config))
 
     def _bob(self) -> Any:

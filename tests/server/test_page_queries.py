@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from threadledger.adapters.server.pages import PageQuery, page_of
+from threadledger.adapters.server.pages import PageQuery, page_in, page_of
 from threadledger.adapters.wire import ApiError
 from threadledger.adapters.wire.pages import page
 
@@ -52,7 +52,7 @@ def test_a_page_read_by_key_is_the_page_of_the_whole_list(
         if (first is None or number > first) and (last is None or number < last)
     ]
     read = (between[::-1] if query.reads_newest_first else between)[: limit + 1]
-    assert page_of(read, query) == page(objects, given_query)
+    assert page_of(read, query) == page_in(objects, query) == page(objects, given_query)
 
 
 def test_a_page_that_is_whole_is_returned_as_it_is() -> None:

@@ -1,0 +1,1 @@
+from adapters.contrib.agent_session import *
