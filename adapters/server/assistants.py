@@ -17,7 +17,7 @@ from .calls import Handler, Served, ServedCall, deleted_once
 from .file_search import FILE_SEARCH
 from .hosted_tools import SERVER_RUN, checked_tools
 from .ids import new_id
-from .pages import PageQuery, page_of, places_in
+from .pages import PageQuery, page_of
 from .tool_resources import check_search_tools, resources_of, stores_in
 
 SETTINGS = ("temperature", "top_p", "reasoning_effort", "response_format")
@@ -58,9 +58,8 @@ def retrieve_assistant(served: Served, call: ServedCall) -> Json:
 def list_assistants(served: Served, call: ServedCall) -> Json:
     """Return a page of the caller's assistants (GET /assistants)."""
     query, assistants = PageQuery.of(call.query), _assistants(served, call)
-
-    after, before = places_in(query, lambda name: assistants.place(call.caller.tenant, name))
-    found, has_more = assistants.page(call.caller.tenant, query.limit, query.newest_first, after, before)
+    tenant = call.caller.tenant
+    found, has_more = assistants.page(tenant, query.page(lambda name: assistants.place(tenant, name)))
     return page_of([assistant_object(each) for each in found], query, has_more)
 
 

@@ -19,7 +19,7 @@ from ..wire.errors import not_found
 from . import tenants
 from .calls import Handler, Served, ServedCall, deleted_once
 from .chat_objects import FoundAnswer, completion_object
-from .pages import PageQuery, page_in, page_of, places_in
+from .pages import PageQuery, page_in, page_of
 
 OLDEST_FIRST = {"order": "asc"}
 """The order of the provider's list, unless the query has another one."""
@@ -113,11 +113,10 @@ def list_(served: Served, call: ServedCall) -> Json:
     for name, value in call.query.items():
         if name.startswith(METADATA_QUERY) and name.endswith("]"):
             labels.append(pair_label(name[len(METADATA_QUERY) : -1], value))
-    first, last = places_in(query, lambda name: journal.views.completion_place(tenant, name))
-    after, until = (last, None) if query.from_end else (first, last)
-    found = journal.views.completions(tenant, query.limit + 1, query.reads_newest_first, after, until, labels)
+    page = query.page(lambda name: journal.views.completion_place(tenant, name))
+    found, has_more = page.of(journal.views.completions(tenant, page, labels))
     keys = {each.completion_id: key_of(each.originator_id) for each in found}
-    return page_of([_object(journal, keys[each.completion_id], each) for each in found], query)
+    return page_of([_object(journal, keys[each.completion_id], each) for each in found], query, has_more)
 
 
 def list_messages(served: Served, call: ServedCall) -> Json:

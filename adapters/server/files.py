@@ -21,7 +21,7 @@ from ..wire.errors import bad_request, missing
 from ..wire.pages import given_limit
 from .calls import Caller, Handler, Served, ServedCall, ServedFile, deleted_once
 from .ids import new_id
-from .pages import PageQuery, page_of, places_in
+from .pages import PageQuery, page_of
 
 FILE = "file-"
 FILENAME_MAX_CHARS = 255
@@ -72,8 +72,7 @@ def list_(served: Served, call: ServedCall) -> Json:
     query, files = PageQuery.of(call.query), FileStore(served.journal_of(call.caller))
     limit = min(max(given_limit(call.query, limits.FILES_PAGE_MAX), 1), limits.FILES_PAGE_MAX)
     tenant, purpose = call.caller.tenant, call.query.get("purpose") or None
-    after, before = places_in(query, lambda name: files.place(tenant, name))
-    found, has_more = files.page(tenant, limit, query.newest_first, after, before, purpose)
+    found, has_more = files.page(tenant, query.page(lambda name: files.place(tenant, name), limit), purpose)
     return page_of([file_object(each) for each in found], query, has_more)
 
 

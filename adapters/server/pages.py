@@ -9,15 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Self, TypeVar
+from typing import Self
+
+from threadledger.domain.conversation.listing import ListPage, ListPlace
 
 from ..wire import Json
 from ..wire.limits import PAGE_DEFAULT, PAGE_MAX
 from ..wire.pages import envelope, given_limit, not_in_list, page_between
 from ..wire.validation import one_of
-
-Place = TypeVar("Place")
-"""Where a list has an object."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +42,20 @@ class PageQuery:
         order = one_of(query.get("order") or "desc", "order", ("asc", "desc"))
         return cls(limit, order, query.get("after") or None, query.get("before") or None)
 
+    def page(self, place: Callable[[str], ListPlace | None], limit: int | None = None) -> ListPage:
+        """Return the page of a list, of which a function returns the place of an object by its id.
+
+        Raises:
+            ApiError: a 400, because the list has no such object.
+        """
+        places: list[ListPlace | None] = []
+        for param, name in (("after", self.after), ("before", self.before)):
+            found = place(name) if name is not None else None
+            if found is None and name is not None:
+                raise not_in_list(name, param)
+            places.append(found)
+        return ListPage(limit or self.limit, self.newest_first, *places)
+
     @property
     def newest_first(self) -> bool:
         """Return whether the page shows newer objects before older ones."""
@@ -57,21 +70,6 @@ class PageQuery:
     def reads_newest_first(self) -> bool:
         """Return whether objects are read from newer to older ones, whatever the order in which they are shown."""
         return self.newest_first != self.from_end
-
-
-def places_in(query: PageQuery, place: Callable[[str], Place | None]) -> tuple[Place | None, Place | None]:
-    """Return the places of the objects that a page follows and that follow it; None for what the query does not name.
-
-    Raises:
-        ApiError: a 400, because the list has no such object.
-    """
-    found: list[Place | None] = []
-    for param, name in (("after", query.after), ("before", query.before)):
-        at = place(name) if name is not None else None
-        if at is None and name is not None:
-            raise not_in_list(name, param)
-        found.append(at)
-    return found[0], found[1]
 
 
 def page_of(items: Sequence[Json], query: PageQuery, has_more: bool | None = None) -> Json:

@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from threadledger.domain.conversation.file_text import FILE_TEXT_BYTES_MAX, NoText, text_of_file, too_long
-from threadledger.domain.conversation.files import Chunking, ListPlace, StoreFile
+from threadledger.domain.conversation.files import Chunking, StoreFile
+from threadledger.domain.conversation.listing import ListPlace
 from threadledger.domain.ids import from_iso, to_iso
 from threadledger.domain.ledger import FileRecord, FileStore, VectorStoreRecord, VectorStores
 
@@ -16,7 +17,7 @@ from ..wire.errors import ApiError, bad_request, missing, no_such, no_such_file
 from .calls import Handler, Served, ServedCall, deleted_once
 from .file_search import FileQuery, found_in
 from .ids import new_id
-from .pages import PageQuery, page_of, places_in
+from .pages import PageQuery, page_of
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -55,8 +56,7 @@ def create(served: Served, call: ServedCall) -> Json:
 def list_(served: Served, call: ServedCall) -> Json:
     """Return a page of the caller's vector stores (GET /vector_stores)."""
     query, stores, tenant = PageQuery.of(call.query), _stores(served, call), call.caller.tenant
-    after, before = places_in(query, lambda name: stores.lists.store_place(tenant, name))
-    found, has_more = stores.page(tenant, query.limit, query.newest_first, after, before)
+    found, has_more = stores.page(tenant, query.page(lambda name: stores.lists.store_place(tenant, name)))
     return page_of([store_object(stores, each) for each in found], query, has_more)
 
 
@@ -273,12 +273,9 @@ def _page(call: ServedCall, stores: VectorStores, record: VectorStoreRecord, bat
         found = lists.store_file(record.stream, file_id)
         return found.place if found is not None else None
 
-    after, before = places_in(query, place)
-    begin, end = (before, None) if query.from_end else (after, before)
-    found = lists.store_files(
-        record.stream, query.limit + 1, query.reads_newest_first, begin, end, status=status, batch_id=batch_id
-    )
-    return page_of([_file_object(record, each) for each in found], query)
+    page = query.page(place)
+    found, has_more = page.of(lists.store_files(record.stream, page, status=status, batch_id=batch_id))
+    return page_of([_file_object(record, each) for each in found], query, has_more)
 
 
 def _add(

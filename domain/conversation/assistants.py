@@ -14,9 +14,6 @@ from .events import AssistantDefined, ProfileDefined
 ASSISTANT = "assistant:"
 """Prefix of the streams of assistants."""
 
-CreatedPlace = tuple[str, int]
-"""Place of an assistant in the list of its tenant: when it was created (ISO 8601), and a number for those of one moment."""
-
 
 class DefinedAssistant(NamedTuple):
     """Hold the newest definition of an assistant and its profile; None if that is not stored."""

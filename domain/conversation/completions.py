@@ -8,9 +8,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .events import CompletionStored
 
-CompletionPlace = tuple[str, str]
-"""Place of a chat completion in the list of its tenant: when it was requested (ISO 8601), and its id."""
-
 
 def model_label(model: str) -> str:
     """Return the label of the completions that a model answered."""

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import BlobMissing, InvalidInput
 from ..limits import KEY_CHARS_MAX
+
+if TYPE_CHECKING:
+    from .listing import ListPlace
 
 FILE, VECTOR_STORE = "file:", "vector_store:"
 """Prefixes of the streams of uploaded files and of vector stores."""
 
 PREFIX_BYTES = 32
 """Number of random bytes before the bytes of a file, so that no two files share a blob."""
-
-ListPlace = tuple[str, int]
-"""Place of a file or a vector store in a list: when it was created (ISO 8601), and a number for those of one moment."""
 
 UNSUPPORTED, INVALID, SERVER = "unsupported_file", "invalid_file", "server_error"
 """Why a file of a vector store cannot be searched. Source: openai-python 3.54, types/vector_stores/vector_store_file.py."""

@@ -1,17 +1,19 @@
-"""Define which conversations a list holds, and in which order."""
+"""Define which conversations a list holds, in which order, and what a page of any list by creation is."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypeVar
 
 from ..errors import InvalidInput
 from ..ids import as_utc, moment_of, to_iso
 from .description import checked_changes
+
+T = TypeVar("T")
 
 Scalar = str | int | float | bool | None
 """Value of metadata that a list can be filtered by."""
@@ -192,3 +194,42 @@ def label_of_pair(name: str, value: object) -> list[Any] | None:
     if isinstance(value, (dict, list)):
         return None
     return ["pair", name, value]
+
+
+ListPlace = tuple[str, int | str]
+"""Place of an object in a list: when it was created (ISO 8601), and what orders those of one moment."""
+
+
+@dataclass(frozen=True)
+class ListPage:
+    """Describe a page of at most `limit` objects.
+
+    It begins after the place `after` and ends before `before`, in its own order. With `before` alone, it ends right there.
+    """
+
+    limit: int
+    newest_first: bool = True
+    after: ListPlace | None = None
+    before: ListPlace | None = None
+
+    @property
+    def from_end(self) -> bool:
+        """Return whether the page is read against its order, beginning at `before`."""
+        return self.before is not None and self.after is None
+
+    @property
+    def descends(self) -> bool:
+        """Return whether newer objects are read before older ones."""
+        return self.newest_first != self.from_end
+
+    @property
+    def bounds(self) -> tuple[ListPlace | None, ListPlace | None]:
+        """Return the places at which reading begins and ends."""
+        return (self.before, None) if self.from_end else (self.after, self.before)
+
+    def of(self, found: Sequence[T]) -> tuple[list[T], bool]:
+        """Return the page's objects in its order, and whether there are more; `found` are as read, one more than the limit."""
+        kept = list(found[: self.limit])
+        if self.from_end:
+            kept.reverse()
+        return kept, len(found) > self.limit

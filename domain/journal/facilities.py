@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from ..conversation import ConversationState, ExchangeRecord, Exchanges, FailureFilter, RunRecord
-    from ..conversation.assistants import CreatedPlace, DefinedAssistant
-    from ..conversation.completions import CompletionPlace
+    from ..conversation.assistants import DefinedAssistant
     from ..conversation.events import CompletionStored
-    from ..conversation.listing import ConversationFilter, MessageSearch, SearchHit
+    from ..conversation.listing import ConversationFilter, ListPage, ListPlace, MessageSearch, SearchHit
     from ..conversation.run_filters import ExchangeFilter, ProfileRuns, RunFilter
     from ..failures import BackendEnd, FailureGroup, RecordedFailure, SummaryRow
     from .budgets import Price
@@ -82,34 +81,28 @@ class Views(Protocol):
     def assistants(
         self,
         tenant: str,
-        limit: int,
-        newest_first: bool = True,
-        after: CreatedPlace | None = None,
-        until: CreatedPlace | None = None,
+        page: ListPage,
     ) -> list[DefinedAssistant]:
-        """Return the next `limit` assistants of a tenant after a place and before another one, by their creation."""
+        """Return the assistants of a tenant on a page, as `ListPage.of` takes them."""
         ...
 
-    def assistant_place(self, tenant: str, assistant_id: str) -> CreatedPlace | None:
+    def assistant_place(self, tenant: str, assistant_id: str) -> ListPlace | None:
         """Return the place of an assistant in the list of its tenant; None if the tenant has no such assistant."""
         ...
 
     def completions(
         self,
         tenant: str,
-        limit: int,
-        newest_first: bool = True,
-        after: CompletionPlace | None = None,
-        until: CompletionPlace | None = None,
+        page: ListPage,
         labels: Sequence[str] = (),
     ) -> list[CompletionStored]:
-        """Return the next `limit` chat completions of a tenant after a place and before another one, by their creation.
+        """Return the chat completions of a tenant on a page, as `ListPage.of` takes them.
 
         Only those with all of the `labels` (see `completions.py`) are returned.
         """
         ...
 
-    def completion_place(self, tenant: str, completion_id: str) -> CompletionPlace | None:
+    def completion_place(self, tenant: str, completion_id: str) -> ListPlace | None:
         """Return the place of a chat completion in the list of its tenant; None if the tenant has no such completion."""
         ...
 

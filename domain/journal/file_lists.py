@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from ..conversation.events import FileStored
-    from ..conversation.files import FileBatch, FileCounts, FileSearch, FoundChunk, ListPlace, StoreFile
+    from ..conversation.files import FileBatch, FileCounts, FileSearch, FoundChunk, StoreFile
+    from ..conversation.listing import ListPage, ListPlace
 
 
 class FileLists(Protocol):
@@ -16,15 +17,12 @@ class FileLists(Protocol):
     def files(
         self,
         tenant: str,
-        limit: int,
-        newest_first: bool = True,
-        after: ListPlace | None = None,
-        until: ListPlace | None = None,
+        page: ListPage,
         *,
         purpose: str | None = None,
         at: str = "",
     ) -> list[FileStored]:
-        """Return the next `limit` files of a tenant after a place and before another one.
+        """Return the files of a tenant on a page as `ListPage.of` takes them: as they are read, and one more than the limit.
 
         Those that can no longer be read at a time (ISO 8601) are left out.
         """
@@ -41,12 +39,9 @@ class FileLists(Protocol):
     def stores(
         self,
         tenant: str,
-        limit: int,
-        newest_first: bool = True,
-        after: ListPlace | None = None,
-        until: ListPlace | None = None,
+        page: ListPage,
     ) -> list[tuple[str, str]]:
-        """Return the ids and states of the next `limit` vector stores of a tenant after a place and before another one."""
+        """Return the ids and states of the vector stores of a tenant on a page, as `ListPage.of` takes them."""
         ...
 
     def store_place(self, tenant: str, store_id: str) -> ListPlace | None:
@@ -64,15 +59,12 @@ class FileLists(Protocol):
     def store_files(
         self,
         stream: str,
-        limit: int,
-        newest_first: bool = True,
-        after: ListPlace | None = None,
-        until: ListPlace | None = None,
+        page: ListPage,
         *,
         status: str | None = None,
         batch_id: str | None = None,
     ) -> list[StoreFile]:
-        """Return the next `limit` files of the vector store with this stream after a place and before another one."""
+        """Return the files of the vector store with this stream on a page, as `ListPage.of` takes them."""
         ...
 
     def store_file(self, stream: str, file_id: str) -> StoreFile | None:

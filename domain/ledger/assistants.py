@@ -13,7 +13,8 @@ from msgspec.structs import replace as with_fields
 
 from ..conversation import STATE_SCHEMA, Profile
 from ..conversation import events as e
-from ..conversation.assistants import CreatedPlace, DefinedAssistant, assistant_stream, created_at
+from ..conversation.assistants import DefinedAssistant, assistant_stream, created_at
+from ..conversation.listing import ListPage, ListPlace
 from ..errors import Conflict, IdempotencyConflict, InvalidInput
 from ..ids import new_id, now, to_iso
 from ..journal import StreamHead
@@ -155,28 +156,18 @@ class AssistantStore:
         said = [each.origin for each in self._journal.stream(stream, topics) if isinstance(each, e.AssistantDefined)]
         return next((origin for origin in reversed(said) if origin), {})
 
-    def place(self, tenant: str, assistant_id: str) -> CreatedPlace | None:
+    def place(self, tenant: str, assistant_id: str) -> ListPlace | None:
         """Return the place of an assistant in the list of its tenant; None if the tenant has no such assistant."""
         return self._journal.views.assistant_place(tenant, assistant_id)
 
     def page(
         self,
         tenant: str,
-        limit: int,
-        newest_first: bool = True,
-        after: CreatedPlace | None = None,
-        before: CreatedPlace | None = None,
+        page: ListPage,
     ) -> tuple[list[AssistantRecord], bool]:
-        """Return a page of the assistants of a tenant by their creation, and whether there are more.
-
-        The page begins after the place `after` and ends before `before`. With `before` alone, it ends right there. Only its
-        own rows are read, however many assistants there are.
-        """
-        from_end = before is not None and after is None
-        begin, end = (before, None) if from_end else (after, before)
-        found = self._journal.views.assistants(tenant, limit + 1, newest_first != from_end, begin, end)
-        kept = found[:limit][::-1] if from_end else found[:limit]
-        return [_record(each) for each in kept], len(found) > limit
+        """Return a page of the assistants of a tenant, and whether there are more; only its own rows are read."""
+        found, has_more = page.of(self._journal.views.assistants(tenant, page))
+        return [_record(each) for each in found], has_more
 
     def _store(
         self,

@@ -11,7 +11,8 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 from ..conversation import events as e
-from ..conversation.files import PREFIX_BYTES, ListPlace, file_stream, own_bytes
+from ..conversation.files import PREFIX_BYTES, file_stream, own_bytes
+from ..conversation.listing import ListPage, ListPlace
 from ..errors import Conflict, InvalidInput
 from ..ids import from_iso, new_id, now, to_iso
 from ..journal import StreamHead
@@ -128,22 +129,12 @@ class FileStore:
     def page(
         self,
         tenant: str,
-        limit: int,
-        newest_first: bool = True,
-        after: ListPlace | None = None,
-        before: ListPlace | None = None,
+        page: ListPage,
         purpose: str | None = None,
     ) -> tuple[list[FileRecord], bool]:
-        """Return a page of the files of a tenant by their creation, and whether there are more.
-
-        The page begins after the place `after` and ends before `before`. With `before` alone, it ends right there.
-        """
-        from_end = before is not None and after is None
-        begin, end = (before, None) if from_end else (after, before)
-        lists, at = self._journal.views.files, to_iso(now())
-        found = lists.files(tenant, limit + 1, newest_first != from_end, begin, end, purpose=purpose, at=at)
-        kept = found[:limit][::-1] if from_end else found[:limit]
-        return [_record(each) for each in kept], len(found) > limit
+        """Return a page of the files of a tenant, and whether there are more; only its own rows are read."""
+        found, has_more = page.of(self._journal.views.files.files(tenant, page, purpose=purpose, at=to_iso(now())))
+        return [_record(each) for each in found], has_more
 
     def remove_expired(self, tenant: str, limit: int) -> None:
         """Delete files of a tenant that have expired, at most `limit`."""

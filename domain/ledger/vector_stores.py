@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from ..conversation import events as e
-from ..conversation.files import FileCounts, FileSearch, FoundChunk, ListPlace, StoreFile, store_stream
+from ..conversation.files import FileCounts, FileSearch, FoundChunk, StoreFile, store_stream
+from ..conversation.listing import ListPage
 from ..errors import InvalidInput
 from ..ids import from_iso, new_id, now, to_iso
 from ..journal import StreamHead
@@ -176,21 +177,12 @@ class VectorStores:
     def page(
         self,
         tenant: str,
-        limit: int,
-        newest_first: bool = True,
-        after: ListPlace | None = None,
-        before: ListPlace | None = None,
+        page: ListPage,
     ) -> tuple[list[VectorStoreRecord], bool]:
-        """Return a page of the vector stores of a tenant by their creation, and whether there are more.
-
-        The page begins after the place `after` and ends before `before`. With `before` alone, it ends right there.
-        """
-        from_end = before is not None and after is None
-        begin, end = (before, None) if from_end else (after, before)
-        found = self.lists.stores(tenant, limit + 1, newest_first != from_end, begin, end)
-        kept = found[:limit][::-1] if from_end else found[:limit]
-        states = ((store_id, msgspec.json.decode(state, type=_State)) for store_id, state in kept)
-        return [_record(tenant, store_id, state) for store_id, state in states], len(found) > limit
+        """Return a page of the vector stores of a tenant, and whether there are more; only its own rows are read."""
+        found, has_more = page.of(self.lists.stores(tenant, page))
+        states = ((store_id, msgspec.json.decode(state, type=_State)) for store_id, state in found)
+        return [_record(tenant, store_id, state) for store_id, state in states], has_more
 
     def file(self, record: VectorStoreRecord, file_id: str) -> StoreFile | None:
         """Return a file of a vector store; None if it has no such file, or one that has expired."""

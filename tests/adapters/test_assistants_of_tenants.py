@@ -13,6 +13,7 @@ import pytest
 from freezegun import freeze_time
 
 from threadledger.domain.conversation import Profile
+from threadledger.domain.conversation.listing import ListPage
 from threadledger.domain.errors import ChangedEvent, Conflict, IdempotencyConflict, InvalidInput
 from threadledger.domain.ids import now
 from threadledger.domain.ledger import AssistantRecord, AssistantStore, Ledger
@@ -90,15 +91,15 @@ def test_a_change_of_nothing_is_not_stored(local: AssistantStore) -> None:
 
 def test_a_deleted_assistant_is_unknown_and_can_be_defined_again(assistants: AssistantStore) -> None:
     assistants.create(named("a"))
-    assert assistants.page("", 5)[0]
+    assert assistants.page("", ListPage(5))[0]
     assert assistants.delete("", "asst_a")
     assert not assistants.delete("", "asst_a")
     assert assistants.get("", "asst_a") is None
     assert assistants.modify("", "asst_a", lambda each: each) is None
     assert assistants.place("", "asst_a") is None
-    assert ids(assistants.page("", 5)) == []
+    assert ids(assistants.page("", ListPage(5))) == []
     assert assistants.define(named("a", created_at=OLD)).version == 3
-    assert [each.created_at for each in assistants.page("", 5)[0]] == [OLD]
+    assert [each.created_at for each in assistants.page("", ListPage(5))[0]] == [OLD]
 
 
 def test_the_key_of_a_call_finds_what_it_stored(assistants: AssistantStore) -> None:
@@ -134,7 +135,7 @@ def test_one_request_in_two_threads_creates_one_assistant(assistants: AssistantS
     with ThreadPoolExecutor(4) as pool:
         made = list(pool.map(lambda _: assistants.create(named("a"), "api:1"), range(8)))
     assert {each.version for each in made} == {1}
-    assert len(assistants.page("", 10)[0]) == 1
+    assert len(assistants.page("", ListPage(10))[0]) == 1
 
 
 @pytest.mark.parametrize("wrong", ["", "x" * 201, "a\0", "a\ud800", None])
@@ -152,18 +153,18 @@ def test_a_page_has_the_newest_first_and_imported_ones_keep_their_place(assistan
         assistants.create(named(str(number)))
     assistants.define(named("old", created_at=OLD))
     assistants.create(named("other", "one"))
-    assert ids(assistants.page("", 10)) == ["2", "1", "0", "old"]
-    assert ids(assistants.page("", 10, newest_first=False)) == ["old", "0", "1", "2"]
-    assert ids(assistants.page("one", 10)) == ["other"]
-    assert assistants.page("two", 10) == ([], False)
+    assert ids(assistants.page("", ListPage(10))) == ["2", "1", "0", "old"]
+    assert ids(assistants.page("", ListPage(10, newest_first=False))) == ["old", "0", "1", "2"]
+    assert ids(assistants.page("one", ListPage(10))) == ["other"]
+    assert assistants.page("two", ListPage(10)) == ([], False)
 
 
 def test_a_changed_assistant_keeps_its_place_and_shows_its_change(assistants: AssistantStore) -> None:
     for number in range(3):
         assistants.create(named(str(number)))
-    assistants.page("", 10)
+    assistants.page("", ListPage(10))
     assistants.modify("", "asst_0", lambda each: replace(each, profile=replace(JOHN, name="Jane")))
-    page, _ = assistants.page("", 10)
+    page, _ = assistants.page("", ListPage(10))
     assert [(each.assistant_id, each.profile.name) for each in page] == [
         ("asst_2", "John"),
         ("asst_1", "John"),
@@ -183,16 +184,16 @@ def test_pages_follow_each_other_without_a_gap_also_among_equal_times(
     seen: list[str] = []
     place, more = None, True
     while more:
-        page, more = assistants.page("", 2, newest_first, after=place)
+        page, more = assistants.page("", ListPage(2, newest_first, after=place))
         seen += ids((page, more))
         place = assistants.place("", page[-1].assistant_id)
     assert seen == expected
     last = assistants.place("", f"asst_{expected[7]}")
-    assert (ids(assistants.page("", 3, newest_first, before=last)), True) == (expected[4:7], True)
+    assert (ids(assistants.page("", ListPage(3, newest_first, before=last))), True) == (expected[4:7], True)
     first = assistants.place("", f"asst_{expected[1]}")
-    between = assistants.page("", 10, newest_first, after=first, before=last)
+    between = assistants.page("", ListPage(10, newest_first, after=first, before=last))
     assert (ids(between), between[1]) == (expected[2:7], False)
-    assert assistants.page("", 3, newest_first, after=first, before=last)[1]
+    assert assistants.page("", ListPage(3, newest_first, after=first, before=last))[1]
 
 
 def test_the_view_is_rebuilt_from_the_log_and_says_the_same(assistants: AssistantStore, ledger: Ledger) -> None:
@@ -200,9 +201,9 @@ def test_the_view_is_rebuilt_from_the_log_and_says_the_same(assistants: Assistan
         assistants.create(named(str(number)))
     assistants.delete("", "asst_1")
     assistants.modify("", "asst_0", lambda each: replace(each, model="m"))
-    before = assistants.page("", 10)
+    before = assistants.page("", ListPage(10))
     ledger.rebuild_views(["assistants"])
-    assert assistants.page("", 10) == before
+    assert assistants.page("", ListPage(10)) == before
     (status,) = (each for each in ledger.status()["views"] if each["name"] == "assistants")
     assert (status["lag"], status["parked"]) == (0, 0)
     assert [each for each in ledger.journal.views.check() if "assistants" in each.problem] == []
@@ -212,7 +213,7 @@ def test_a_changed_row_is_refused(local: AssistantStore, db_url: str) -> None:
     import sqlite3
 
     local.create(named("a", description="Helps."))
-    local.page("", 10)
+    local.page("", ListPage(10))
     with sqlite3.connect(db_url.removeprefix("sqlite:///")) as database:
         database.execute("DROP TRIGGER events_are_not_changed")
         database.execute("UPDATE events SET state = replace(state, 'Helps.', 'Harms.')")
@@ -220,4 +221,4 @@ def test_a_changed_row_is_refused(local: AssistantStore, db_url: str) -> None:
     with pytest.raises(ChangedEvent, match="assistant:/asst_a"):
         local.get("", "asst_a")
     with pytest.raises(ChangedEvent, match="assistant:/asst_a"):
-        local.page("", 10)
+        local.page("", ListPage(10))

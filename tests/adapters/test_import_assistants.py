@@ -13,6 +13,7 @@ import pytest
 
 from threadledger.adapters import import_found, import_source
 from threadledger.domain.conversation import events as e
+from threadledger.domain.conversation.listing import ListPage
 from threadledger.domain.conversation.messages import Source
 from threadledger.domain.conversation.parsing import text_message
 from threadledger.domain.journal import noted_row
@@ -77,7 +78,7 @@ def ledger(open_store: Callable[[], Ledger]) -> Ledger:
 
 
 def assistants(ledger: Ledger, tenant: str = "") -> list[AssistantRecord]:
-    return AssistantStore(ledger.journal).page(tenant, 100, newest_first=False)[0]
+    return AssistantStore(ledger.journal).page(tenant, ListPage(100, newest_first=False))[0]
 
 
 def journaled(ledger: Ledger, key: str) -> list[e.MessageJournaled]:

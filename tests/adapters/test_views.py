@@ -41,7 +41,7 @@ from threadledger.domain.conversation import (
 from threadledger.domain.conversation.assistants import created_at
 from threadledger.domain.conversation.events import CompletionStored
 from threadledger.domain.conversation.files import FileSearch, StoreFile
-from threadledger.domain.conversation.listing import ConversationFilter
+from threadledger.domain.conversation.listing import ConversationFilter, ListPage
 from threadledger.domain.errors import CorruptEvent, InvalidInput, StoreUnavailable
 from threadledger.domain.failures import BackendEnd, Cause, Failure, concerns_backend
 from threadledger.domain.ids import new_id, now, to_iso
@@ -124,8 +124,8 @@ def put_files(ledger):
 def found_files(ledger):
     """The ids of the files that are listed, that a store has, and in which a word is found."""
     lists = ledger.journal.views.files
-    listed = [each.file_id for each in lists.files("", 99, at=to_iso(now()))]
-    stored = [each.file_id for each in lists.store_files("vector_store:/vs_0", 99)]
+    listed = [each.file_id for each in lists.files("", ListPage(99), at=to_iso(now()))]
+    stored = [each.file_id for each in lists.store_files("vector_store:/vs_0", ListPage(99))]
     hits = lists.search(FileSearch(["vector_store:/vs_0"], ["word"], 50))
     return listed, stored, sorted((each.file_id for each in hits), reverse=True)
 
@@ -206,8 +206,8 @@ def assert_right(ledger):
         if "word" in str(event.content)
     ]
     assert views.hits("word") == words[::-1]
-    assert [each.defined for each in views.assistants("", 99)] == folded_assistants(ledger)
-    assert views.completions("", 99) == folded_completions(ledger)
+    assert [each.defined for each in views.assistants("", ListPage(99))] == folded_assistants(ledger)
+    assert views.completions("", ListPage(99)) == folded_completions(ledger)
     files = [each.file_id for _, each in ledger.journal.logged(topics=["FileStored"])]
     assert found_files(ledger) == (files[::-1], files[::-1], files[::-1])
 
@@ -279,8 +279,8 @@ def test_streams_that_are_no_conversations_are_passed_over(open_any_store):
     assert [state.key for state in ledger.conversations()] == ["k4", "k3", "k2", "k1", "k0"]
     assert len(ledger.journal.views.failures(EVERYTHING)) == 5
     assert len(ledger.journal.views.hits("word")) == 30
-    assert len(ledger.journal.views.assistants("", 99)) == ASSISTANTS
-    assert len(ledger.journal.views.completions("", 99)) == COMPLETIONS
+    assert len(ledger.journal.views.assistants("", ListPage(99))) == ASSISTANTS
+    assert len(ledger.journal.views.completions("", ListPage(99))) == COMPLETIONS
     assert [*map(len, found_files(ledger))] == [FILES] * 3
     assert [(each["lag"], each["parked"]) for each in ledger.journal.views.status()] == [(0, 0)] * len(NAMES)
 

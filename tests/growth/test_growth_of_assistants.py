@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from threadledger.domain.conversation import Profile
+from threadledger.domain.conversation.listing import ListPage
 from threadledger.domain.ledger import AssistantRecord, AssistantStore
 
 from .metering import Cost, costs_of_calls, growth
@@ -20,10 +21,10 @@ PROFILE = Profile("John", "Be kind.", None, json.dumps([{"type": "function", "fu
 
 CALLS: dict[str, Callable[[AssistantStore], Any]] = {
     "get": lambda store: [store.get("one", "asst_10")],
-    "first page": lambda store: store.page("one", 20)[0],
-    "page in the middle": lambda store: store.page("one", 20, after=store.place("one", "asst_30"))[0],
-    "page before": lambda store: store.page("one", 20, before=store.place("one", "asst_30"))[0],
-    "oldest first": lambda store: store.page("one", 20, newest_first=False)[0],
+    "first page": lambda store: store.page("one", ListPage(20))[0],
+    "page in the middle": lambda store: store.page("one", ListPage(20, after=store.place("one", "asst_30")))[0],
+    "page before": lambda store: store.page("one", ListPage(20, before=store.place("one", "asst_30")))[0],
+    "oldest first": lambda store: store.page("one", ListPage(20, newest_first=False))[0],
     "modify": lambda store: [
         store.modify("one", "asst_10", lambda each: replace(each, metadata={"n": str(each.version)}))
     ],

@@ -11,6 +11,7 @@ import pytest
 from threadledger.domain.conversation import Conversation
 from threadledger.domain.conversation.completions import model_label, pair_label
 from threadledger.domain.conversation.events import CompletionStored
+from threadledger.domain.conversation.listing import ListPage
 from threadledger.domain.ids import now, to_iso
 from threadledger.domain.journal import Journal
 
@@ -27,7 +28,7 @@ def newest(journal: Journal) -> Any:
 
 def page(journal: Journal, *labels: str, newest_first: bool = False, after: str = "") -> Any:
     place = journal.views.completion_place("", after) if after else None
-    return journal.views.completions("", 10, newest_first, place, None, labels)
+    return journal.views.completions("", ListPage(10, newest_first, place), labels)
 
 
 CALLS: dict[str, Callable[[Journal], Any]] = {

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from threadledger.domain.conversation.files import FileSearch, StoreFile
+from threadledger.domain.conversation.listing import ListPage
 from threadledger.domain.ledger import FileRecord, FileStore, VectorStoreRecord, VectorStores
 
 from .metering import Cost, costs_of_calls, growth
@@ -55,14 +56,16 @@ def filled(size: int, journal: Any) -> Shelf:
 STREAM = "vector_store:one/vs_0"
 CALLS: dict[str, Callable[[Shelf], Any]] = {
     "file": lambda shelf: [shelf.files.get("one", "file-3")],
-    "first page": lambda shelf: shelf.files.page("one", 20)[0],
-    "page in the middle": lambda shelf: shelf.files.page("one", 5, after=shelf.files.place("one", "file-9"))[0],
-    "page of a purpose": lambda shelf: shelf.files.page("one", 20, purpose="assistants")[0],
+    "first page": lambda shelf: shelf.files.page("one", ListPage(20))[0],
+    "page in the middle": lambda shelf: shelf.files.page("one", ListPage(5, after=shelf.files.place("one", "file-9")))[
+        0
+    ],
+    "page of a purpose": lambda shelf: shelf.files.page("one", ListPage(20), purpose="assistants")[0],
     "store": lambda shelf: [shelf.stores.counts(shelf.own)],
-    "stores": lambda shelf: shelf.stores.page("one", 2)[0],
-    "files of a store": lambda shelf: shelf.lists.store_files(STREAM, 10),
-    "failed files of a store": lambda shelf: shelf.lists.store_files(STREAM, 10, status="completed"),
-    "files of a batch": lambda shelf: shelf.lists.store_files(STREAM, 10, batch_id="vsfb_1"),
+    "stores": lambda shelf: shelf.stores.page("one", ListPage(2))[0],
+    "files of a store": lambda shelf: shelf.lists.store_files(STREAM, ListPage(10)),
+    "failed files of a store": lambda shelf: shelf.lists.store_files(STREAM, ListPage(10), status="completed"),
+    "files of a batch": lambda shelf: shelf.lists.store_files(STREAM, ListPage(10), batch_id="vsfb_1"),
     "search": lambda shelf: shelf.found("Where is the vacation?"),
     "search of a common word": lambda shelf: shelf.found("lantern"),
     "modify": lambda shelf: [shelf.stores.modify("one", "vs_1", lambda each: replace(each, name=each.name + "x"))],

@@ -18,6 +18,7 @@ from threadledger.adapters import load_settings, open_ledger
 from threadledger.adapters.server.app import UPLOAD_BYTES_MAX
 from threadledger.adapters.server.limits import ServerLimits
 from threadledger.domain.conversation.files import PREFIX_BYTES
+from threadledger.domain.conversation.listing import ListPage
 from threadledger.domain.ids import now
 from threadledger.domain.ledger import FileRecord, FileStore, Ledger
 
@@ -335,8 +336,8 @@ def test_files_are_kept_read_and_deleted_on_every_database(any_db_url: str) -> N
         assert files.create(FileRecord("file-1", "a.bin", "assistants", "acme"), [b"not read"], "key-1") == made
         assert b"".join(files.read(made)) == data
         assert files.get("", "file-1") is None
-        assert files.page("acme", 10) == ([made], False)
+        assert files.page("acme", ListPage(10)) == ([made], False)
         assert files.delete("acme", "file-1")
         assert not files.delete("acme", "file-1")
-        assert (files.page("acme", 10), [*ledger.journal.blobs.listed()]) == (([], False), [])
+        assert (files.page("acme", ListPage(10)), [*ledger.journal.blobs.listed()]) == (([], False), [])
         assert [*ledger.journal.upkeep.check(lambda *_: None)] == []

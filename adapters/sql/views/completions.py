@@ -6,22 +6,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from threadledger.domain.conversation import events, key_of
-from threadledger.domain.conversation.completions import CompletionPlace, labels_of_completion
+from threadledger.domain.conversation.completions import labels_of_completion
+from threadledger.domain.conversation.listing import ListPage, ListPlace
 from threadledger.domain.conversation.tenants import tenant_of
 from threadledger.domain.ids import from_iso
 from threadledger.domain.journal import refuse_changed, restore
 
 from ..connections import checked
 from .catching_up import Taken, View
+from .created import create_tables, paged
 from .transaction import ViewTransaction
 
 _TABLES = (
-    "CREATE TABLE {begin}listed (completion TEXT{plain} NOT NULL PRIMARY KEY, tenant TEXT{plain} NOT NULL, "
-    "created TEXT{plain} NOT NULL, stream TEXT{plain} NOT NULL, version BIGINT NOT NULL)",
+    "CREATE TABLE {begin}listed (completion {text} PRIMARY KEY, tenant {text}, "
+    "created {text}, stream {text}, version BIGINT NOT NULL)",
     "CREATE INDEX {begin}by_created ON {begin}listed (tenant, created, completion)",
     "CREATE INDEX {begin}by_stream ON {begin}listed (stream)",
-    "CREATE TABLE {begin}labels (label TEXT{plain} NOT NULL, tenant TEXT{plain} NOT NULL, created TEXT{plain} NOT NULL, "
-    "completion TEXT{plain} NOT NULL, PRIMARY KEY (label, tenant, created, completion))",
+    "CREATE TABLE {begin}labels (label {text}, tenant {text}, created {text}, "
+    "completion {text}, PRIMARY KEY (label, tenant, created, completion))",
     "CREATE INDEX {begin}of_completion ON {begin}labels (completion)",
 )
 
@@ -31,7 +33,7 @@ _LABELS = {"label": "text", "tenant": "text", "created": "text", "completion": "
 _PAGE = (
     "SELECT {columns}, e.leaf FROM {source} JOIN streams s ON s.name = v.stream "
     "JOIN events e ON e.stream = s.stream AND e.version = v.version WHERE {conditions} "
-    "ORDER BY {order_by}.created {order}, {order_by}.completion {order} LIMIT ?"
+    "{ordered}"
 )
 _WITH_LABEL = "EXISTS (SELECT 1 FROM {begin}labels o WHERE o.label = ? AND o.completion = v.completion)"
 
@@ -60,9 +62,7 @@ class CompletionsView(View[None, ListedCompletions]):
     )
 
     def create(self, transaction: ViewTransaction, generation: int) -> None:
-        plain = "" if transaction.kind == "sqlite" else ' COLLATE "C"'
-        for statement in _TABLES:
-            transaction.execute(statement.format(begin=self.prefix(generation), plain=plain))
+        create_tables(transaction, _TABLES, self.prefix(generation))
 
     def load(self, transaction: ViewTransaction, generation: int, taken: Sequence[Taken]) -> None:
         """Do nothing: an event says all that the rows have."""
@@ -103,44 +103,31 @@ class CompletionsView(View[None, ListedCompletions]):
         transaction: ViewTransaction,
         generation: int,
         tenant: str,
-        limit: int,
-        newest_first: bool,
-        after: CompletionPlace | None,
-        until: CompletionPlace | None,
+        page: ListPage,
         labels: Sequence[str],
     ) -> list[events.CompletionStored]:
-        """Return the newest events of the completions between two places; see `Views.completions`.
+        """Return the newest events of the completions of a page; see `Views.completions`.
 
         With labels, the rows of the first one are read in order, and the others are looked up for each.
 
         Raises:
             ChangedEvent: an event was changed.
         """
-        begin, (beyond, within) = self.prefix(generation), ("<", ">") if newest_first else (">", "<")
-        source, order_by = f"{begin}listed v", "v"
-        conditions, values = ["v.tenant = ?"], [tenant]
+        begin = self.prefix(generation)
+        between, ordered, values = paged(page, "l" if labels else "v", "completion")
+        source, conditions, chosen = f"{begin}listed v", "v.tenant = ?", [tenant]
         if labels:
-            source, order_by = f"{begin}labels l JOIN {begin}listed v ON v.completion = l.completion", "l"
-            conditions, values = ["l.label = ?", "l.tenant = ?"], [labels[0], tenant]
-        for place, sign in ((after, beyond), (until, within)):
-            if place is not None:
-                conditions.append(f"({order_by}.created, {order_by}.completion) {sign} (?, ?)")
-                values += place
-        conditions += [_WITH_LABEL.format(begin=begin)] * len(labels[1:])
+            source = f"{begin}labels l JOIN {begin}listed v ON v.completion = l.completion"
+            others = [f" AND {_WITH_LABEL.format(begin=begin)}"] * len(labels[1:])
+            conditions, chosen = f"l.label = ? AND l.tenant = ?{''.join(others)}", [labels[0], tenant, *labels[1:]]
         query = _PAGE.format(
-            columns=transaction.row_columns,
-            source=source,
-            conditions=" AND ".join(conditions),
-            order_by=order_by,
-            order="DESC" if newest_first else "ASC",
+            columns=transaction.row_columns, source=source, conditions=f"{conditions}{between}", ordered=ordered
         )
-        rows = transaction.rows(query, (*values, *labels[1:], limit))
+        rows = transaction.rows(query, (*chosen, *values))
         found = map(restore, checked(rows, refuse_changed))
         return [each for each in found if isinstance(each, events.CompletionStored)]
 
-    def place(
-        self, transaction: ViewTransaction, generation: int, tenant: str, completion_id: str
-    ) -> CompletionPlace | None:
+    def place(self, transaction: ViewTransaction, generation: int, tenant: str, completion_id: str) -> ListPlace | None:
         """Return the place of a completion in the list of its tenant; see `Views.completion_place`."""
         query = f"SELECT created, completion FROM {self.prefix(generation)}listed WHERE completion = ? AND tenant = ?"
         found = transaction.rows(query, (completion_id, tenant))

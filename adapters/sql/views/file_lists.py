@@ -17,9 +17,9 @@ if TYPE_CHECKING:
         FileCounts,
         FileSearch,
         FoundChunk,
-        ListPlace,
         StoreFile,
     )
+    from threadledger.domain.conversation.listing import ListPage, ListPlace
 
     from .catching_up import View
 
@@ -46,18 +46,13 @@ class SqlFileLists:
     def files(
         self,
         tenant: str,
-        limit: int,
-        newest_first: bool = True,
-        after: ListPlace | None = None,
-        until: ListPlace | None = None,
+        page: ListPage,
         *,
         purpose: str | None = None,
         at: str = "",
     ) -> list[FileStored]:
         found: list[FileStored] = self._read(
-            lambda transaction, files: self.listed.page(
-                transaction, files, tenant, limit, newest_first, after, until, purpose, at
-            ),
+            lambda transaction, files: self.listed.page(transaction, files, tenant, page, purpose, at),
             self.listed,
         )
         return found
@@ -77,14 +72,11 @@ class SqlFileLists:
     def stores(
         self,
         tenant: str,
-        limit: int,
-        newest_first: bool = True,
-        after: ListPlace | None = None,
-        until: ListPlace | None = None,
+        page: ListPage,
     ) -> list[tuple[str, str]]:
         view = self.vector_stores
         found: list[tuple[str, str]] = self._read(
-            lambda transaction, stores: view.page(transaction, stores, tenant, limit, newest_first, after, until), view
+            lambda transaction, stores: view.page(transaction, stores, tenant, page), view
         )
         return found
 
@@ -110,19 +102,14 @@ class SqlFileLists:
     def store_files(
         self,
         stream: str,
-        limit: int,
-        newest_first: bool = True,
-        after: ListPlace | None = None,
-        until: ListPlace | None = None,
+        page: ListPage,
         *,
         status: str | None = None,
         batch_id: str | None = None,
     ) -> list[StoreFile]:
         view = self.vector_stores
         found: list[StoreFile] = self._read(
-            lambda transaction, stores: view.files(
-                transaction, stores, stream, limit, newest_first, after, until, status, batch_id
-            ),
+            lambda transaction, stores: view.files(transaction, stores, stream, page, status, batch_id),
             view,
         )
         return found

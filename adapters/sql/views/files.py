@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from threadledger.domain.conversation import events, key_of
-from threadledger.domain.conversation.files import FILE, ListPlace, file_stream
-from threadledger.domain.errors import InvalidInput
-from threadledger.domain.ids import from_iso, to_iso
+from threadledger.domain.conversation import events
+from threadledger.domain.conversation.files import FILE, file_stream
+from threadledger.domain.conversation.listing import ListPage
+from threadledger.domain.ids import to_iso
 from threadledger.domain.journal import refuse_changed, restore
 
 from ..connections import checked
-from .catching_up import Taken, View
+from .catching_up import Taken
+from .created import CreatedView, paged
 from .transaction import ViewTransaction
-from .vector_stores import between
 
 _TABLES = (
     "CREATE TABLE {begin}listed (name {text} PRIMARY KEY, tenant {text}, purpose {text}, "
@@ -33,8 +33,7 @@ _NEVER = "9999"
 _PAGE = (
     "SELECT {columns}, e.leaf FROM {begin}listed v JOIN streams s ON s.name = v.name "
     "JOIN events e ON e.stream = s.stream AND e.version = s.version "
-    "WHERE v.tenant = ? AND v.expires > ?{conditions} AND e.topic = 'FileStored' "
-    "ORDER BY v.created {order}, v.number {order} LIMIT ?"
+    "WHERE v.tenant = ? AND v.expires > ?{conditions} AND e.topic = 'FileStored' {ordered}"
 )
 
 
@@ -46,21 +45,15 @@ class ListedFiles:
     rows: dict[str, tuple[str, str, str, str, int, str]] = field(default_factory=dict)
 
 
-class FilesView(View[None, ListedFiles]):
+class FilesView(CreatedView[ListedFiles]):
     """Store the place of every file in the list of its tenant."""
 
     name = "files"
     version = 1
     topics = (events.FileStored.__name__, events.FileDeleted.__name__)
     stream_prefix = FILE
-
-    def create(self, transaction: ViewTransaction, generation: int) -> None:
-        text = "TEXT NOT NULL" if transaction.kind == "sqlite" else 'TEXT COLLATE "C" NOT NULL'
-        for statement in _TABLES:
-            transaction.execute(statement.format(begin=self.prefix(generation), text=text))
-
-    def load(self, transaction: ViewTransaction, generation: int, taken: Sequence[Taken]) -> None:
-        """Do nothing: an event says all that a row has."""
+    tables = _TABLES
+    stream = staticmethod(file_stream)
 
     def fold(self, taken: Sequence[Taken], known: None) -> ListedFiles:
         found = ListedFiles()
@@ -84,50 +77,25 @@ class FilesView(View[None, ListedFiles]):
         transaction: ViewTransaction,
         generation: int,
         tenant: str,
-        limit: int,
-        newest_first: bool,
-        after: ListPlace | None,
-        until: ListPlace | None,
+        page: ListPage,
         purpose: str | None,
         at: str,
     ) -> list[events.FileStored]:
-        """Return the events of the files between two places; see `FileLists.files`.
+        """Return the events of the files of a page; see `FileLists.files`.
 
         Raises:
             ChangedEvent: an event was changed.
         """
-        conditions, values = between("v", newest_first, after, until)
+        conditions, ordered, values = paged(page, "v")
         if purpose is not None:
             conditions, values = f" AND v.purpose = ?{conditions}", [purpose, *values]
-        query = _PAGE.format(
-            columns=transaction.row_columns,
-            begin=self.prefix(generation),
-            conditions=conditions,
-            order="DESC" if newest_first else "ASC",
-        )
-        rows = transaction.rows(query, (tenant, at, *values, limit))
-        found = map(restore, checked(rows, refuse_changed))
+        columns, begin = transaction.row_columns, self.prefix(generation)
+        query = _PAGE.format(columns=columns, begin=begin, conditions=conditions, ordered=ordered)
+        found = map(restore, checked(transaction.rows(query, (tenant, at, *values)), refuse_changed))
         return [each for each in found if isinstance(each, events.FileStored)]
-
-    def place(self, transaction: ViewTransaction, generation: int, tenant: str, file_id: str) -> ListPlace | None:
-        """Return the place of a file in the list of its tenant; see `FileLists.file_place`."""
-        try:
-            name = file_stream(tenant, file_id)
-        except InvalidInput:
-            return None
-        query = f"SELECT created, number FROM {self.prefix(generation)}listed WHERE name = ?"
-        found = transaction.rows(query, (name,))
-        return (found[0][0], found[0][1]) if found else None
 
     def expired(self, transaction: ViewTransaction, generation: int, tenant: str, at: str, limit: int) -> list[str]:
         """Return the ids of files that can no longer be read; see `FileLists.expired_files`."""
         query = f"SELECT name FROM {self.prefix(generation)}listed WHERE tenant = ? AND expires <= ? ORDER BY expires LIMIT ?"
         begin = len(file_stream(tenant, "-")) - 1
         return [name[begin:] for (name,) in transaction.rows(query, (tenant, at, limit))]
-
-    def read_all(self, transaction: ViewTransaction, generation: int) -> None:
-        """Read every row, to find out whether all can be read."""
-        for name, created, number in transaction.each(
-            f"SELECT name, created, number FROM {self.prefix(generation)}listed"
-        ):
-            _ = key_of(name), from_iso(created), int(number)

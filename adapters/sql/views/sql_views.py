@@ -29,9 +29,9 @@ if TYPE_CHECKING:
         FailureFilter,
         RunRecord,
     )
-    from threadledger.domain.conversation.assistants import CreatedPlace, DefinedAssistant
-    from threadledger.domain.conversation.completions import CompletionPlace
+    from threadledger.domain.conversation.assistants import DefinedAssistant
     from threadledger.domain.conversation.events import CompletionStored
+    from threadledger.domain.conversation.listing import ListPage, ListPlace
     from threadledger.domain.conversation.run_filters import ExchangeFilter, ProfileRuns, RunFilter
     from threadledger.domain.failures import BackendEnd, FailureGroup, RecordedFailure, SummaryRow
     from threadledger.domain.journal import UnansweredRun
@@ -151,19 +151,14 @@ class SqlViews:
     def assistants(
         self,
         tenant: str,
-        limit: int,
-        newest_first: bool = True,
-        after: CreatedPlace | None = None,
-        until: CreatedPlace | None = None,
+        page: ListPage,
     ) -> list[DefinedAssistant]:
         return self._read(
-            lambda transaction, listed: self._assistants.page(
-                transaction, listed, tenant, limit, newest_first, after, until
-            ),
+            lambda transaction, listed: self._assistants.page(transaction, listed, tenant, page),
             self._assistants,
         )
 
-    def assistant_place(self, tenant: str, assistant_id: str) -> CreatedPlace | None:
+    def assistant_place(self, tenant: str, assistant_id: str) -> ListPlace | None:
         return self._read(
             lambda transaction, listed: self._assistants.place(transaction, listed, tenant, assistant_id),
             self._assistants,
@@ -172,20 +167,15 @@ class SqlViews:
     def completions(
         self,
         tenant: str,
-        limit: int,
-        newest_first: bool = True,
-        after: CompletionPlace | None = None,
-        until: CompletionPlace | None = None,
+        page: ListPage,
         labels: Sequence[str] = (),
     ) -> list[CompletionStored]:
         return self._read(
-            lambda transaction, stored: self._completions.page(
-                transaction, stored, tenant, limit, newest_first, after, until, labels
-            ),
+            lambda transaction, stored: self._completions.page(transaction, stored, tenant, page, labels),
             self._completions,
         )
 
-    def completion_place(self, tenant: str, completion_id: str) -> CompletionPlace | None:
+    def completion_place(self, tenant: str, completion_id: str) -> ListPlace | None:
         return self._read(
             lambda transaction, stored: self._completions.place(transaction, stored, tenant, completion_id),
             self._completions,

@@ -6,21 +6,21 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from threadledger.domain.conversation import events, key_of
+from threadledger.domain.conversation import events
 from threadledger.domain.conversation.files import (
     FILE,
     VECTOR_STORE,
     FileBatch,
     FileCounts,
-    ListPlace,
     StoreFile,
     store_file,
     store_stream,
 )
-from threadledger.domain.errors import InvalidInput
-from threadledger.domain.ids import from_iso, to_iso
+from threadledger.domain.conversation.listing import ListPage
+from threadledger.domain.ids import to_iso
 
-from .catching_up import Taken, View
+from .catching_up import Taken
+from .created import CreatedView, paged
 from .transaction import ViewTransaction
 
 _TABLES = (
@@ -59,7 +59,7 @@ Operation = tuple[str, tuple[Any, ...]]
 """Name of a change, and its values."""
 
 
-class VectorStoresView(View[None, list[Operation]]):
+class VectorStoresView(CreatedView[list[Operation]]):
     """Store the place of every vector store in the list of its tenant, its files, and their numbers."""
 
     name = "stores"
@@ -73,14 +73,8 @@ class VectorStoresView(View[None, list[Operation]]):
         events.FileDeleted.__name__,
     )
     stream_prefix = (VECTOR_STORE, FILE)
-
-    def create(self, transaction: ViewTransaction, generation: int) -> None:
-        text = "TEXT NOT NULL" if transaction.kind == "sqlite" else 'TEXT COLLATE "C" NOT NULL'
-        for statement in _TABLES:
-            transaction.execute(statement.format(begin=self.prefix(generation), text=text))
-
-    def load(self, transaction: ViewTransaction, generation: int, taken: Sequence[Taken]) -> None:
-        """Do nothing: an event says all that it changes."""
+    tables = _TABLES
+    stream = staticmethod(store_stream)
 
     def fold(self, taken: Sequence[Taken], known: None) -> list[Operation]:
         found: list[Operation] = []
@@ -170,36 +164,16 @@ class VectorStoresView(View[None, list[Operation]]):
         statement = _COUNTED.format(begin=begin, sign=sign, which=which, stores=stores)
         transaction.execute(statement, (*given * 3, *named))
 
-    def page(
-        self,
-        transaction: ViewTransaction,
-        generation: int,
-        tenant: str,
-        limit: int,
-        newest_first: bool,
-        after: ListPlace | None,
-        until: ListPlace | None,
-    ) -> list[tuple[str, str]]:
-        """Return the ids and states of vector stores between two places; see `FileLists.stores`."""
-        conditions, values = between("v", newest_first, after, until)
-        order = "DESC" if newest_first else "ASC"
+    def page(self, transaction: ViewTransaction, generation: int, tenant: str, page: ListPage) -> list[tuple[str, str]]:
+        """Return the ids and states of the vector stores of a page; see `FileLists.stores`."""
+        between, ordered, values = paged(page, "v")
         rows = transaction.rows(
             f"SELECT v.name, s.snapshot FROM {self.prefix(generation)}listed v JOIN streams s ON s.name = v.name "
-            f"WHERE v.tenant = ?{conditions} ORDER BY v.created {order}, v.number {order} LIMIT ?",
-            (tenant, *values, limit),
+            f"WHERE v.tenant = ?{between} {ordered}",
+            (tenant, *values),
         )
         begin = len(store_stream(tenant, "-")) - 1
         return [(name[begin:], state) for name, state in rows]
-
-    def place(self, transaction: ViewTransaction, generation: int, tenant: str, store_id: str) -> ListPlace | None:
-        """Return the place of a vector store in the list of its tenant; see `FileLists.store_place`."""
-        try:
-            name = store_stream(tenant, store_id)
-        except InvalidInput:
-            return None
-        query = f"SELECT created, number FROM {self.prefix(generation)}listed WHERE name = ?"
-        found = transaction.rows(query, (name,))
-        return (found[0][0], found[0][1]) if found else None
 
     def counts(self, transaction: ViewTransaction, generation: int, name: str) -> FileCounts:
         """Count the files of a vector store; see `FileLists.counts`."""
@@ -218,16 +192,13 @@ class VectorStoresView(View[None, list[Operation]]):
         transaction: ViewTransaction,
         generation: int,
         name: str,
-        limit: int,
-        newest_first: bool,
-        after: ListPlace | None,
-        until: ListPlace | None,
+        page: ListPage,
         status: str | None,
         batch_id: str | None,
     ) -> list[StoreFile]:
-        """Return the files of a vector store between two places; see `FileLists.store_files`."""
-        begin, order = self.prefix(generation), "DESC" if newest_first else "ASC"
-        conditions, values = between("f", newest_first, after, until)
+        """Return the files of a vector store on a page; see `FileLists.store_files`."""
+        begin = self.prefix(generation)
+        conditions, ordered, values = paged(page, "f")
         chosen: list[str] = []
         if batch_id is not None:
             member = f"SELECT 1 FROM {begin}members m WHERE m.store = f.store AND m.batch = ? AND m.file = f.file"
@@ -235,9 +206,7 @@ class VectorStoresView(View[None, list[Operation]]):
         if status is not None:
             conditions, chosen = f" AND f.status = ?{conditions}", [status, *chosen]
         rows = transaction.rows(
-            f"SELECT {_ROW} FROM {begin}files f WHERE f.store = ?{conditions} "
-            f"ORDER BY f.created {order}, f.number {order} LIMIT ?",
-            (name, *chosen, *values, limit),
+            f"SELECT {_ROW} FROM {begin}files f WHERE f.store = ?{conditions} {ordered}", (name, *chosen, *values)
         )
         return [*map(_file, rows)]
 
@@ -249,29 +218,14 @@ class VectorStoresView(View[None, list[Operation]]):
 
     def read_all(self, transaction: ViewTransaction, generation: int) -> None:
         """Read every row, to find out whether all can be read."""
-        begin = self.prefix(generation)
-        for name, created, number in transaction.each(f"SELECT name, created, number FROM {begin}listed"):
-            _ = key_of(name), from_iso(created), int(number)
-        for row in transaction.each(f"SELECT {_ROW} FROM {begin}files f"):
+        super().read_all(transaction, generation)
+        for row in transaction.each(f"SELECT {_ROW} FROM {self.prefix(generation)}files f"):
             _file(row)
 
 
 def owned(tenant: str, file_id: str) -> str:
     """Return the name of a file among those of all tenants."""
     return f"{tenant}/{file_id}"
-
-
-def between(
-    alias: str, newest_first: bool, after: ListPlace | None, until: ListPlace | None
-) -> tuple[str, list[str | int]]:
-    """Return the conditions for rows between two places, and their values."""
-    conditions, values = "", list[str | int]()
-    beyond, within = ("<", ">") if newest_first else (">", "<")
-    for place, sign in ((after, beyond), (until, within)):
-        if place is not None:
-            conditions += f" AND ({alias}.created, {alias}.number) {sign} (?, ?)"
-            values += place
-    return conditions, values
 
 
 def _added(event: events.VectorStoreFilesAdded, name: str, moment: str, first: int) -> list[Operation]:
