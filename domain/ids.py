@@ -49,10 +49,7 @@ def are_beside(text: str, event_id: str) -> bool:
 
 
 def id_behind(text: str, number: int) -> str:
-    """Return the id that is so many behind another one, for several objects that were announced by the first of their ids.
-
-    Their random ends follow each other, so that any process computes the same ones.
-    """
+    """Return the id that is so many behind another one, as any process computes it: the first announces those of several."""
     end = (int(text[24:], 16) + number) % 16**12
     return f"{text[:24]}{end:012x}"
 

@@ -337,8 +337,10 @@ class ChatFold(EventFold):
         complete arguments begins another call.
         """
         named = [each for each in self._calls if call_id and each["id"] == call_id]
-        if named:
-            return named[-1]
+        here = [each for each in named if each["index"] == index]
+        is_another = bool(named and not here and name) and index is not None and _is_object(named[-1]["arguments"])
+        if named and not is_another:  # some servers give several calls one id, and each its own index
+            return (here or named)[-1]
         known = next((each for each in reversed(self._calls) if each["index"] == index), None)
         begins_another = known is not None and (
             bool(call_id and known["id"]) or bool(name and not call_id and _is_object(known["arguments"]))

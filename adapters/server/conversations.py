@@ -11,13 +11,13 @@ from threadledger.domain.conversation import events as e
 from threadledger.domain.conversation.messages import JournaledMessage, Message
 from threadledger.domain.errors import ConversationBusy, ConversationNotFound
 from threadledger.domain.exchange import SentOptions
-from threadledger.domain.exchange.served_responses import BEFORE, SURFACE, be_free
+from threadledger.domain.exchange.served_responses import BEFORE, SURFACE, journal_items
 from threadledger.domain.ids import from_iso
 from threadledger.domain.journal import Journal
 from threadledger.domain.journal.descriptions import description_of
 from threadledger.domain.journal.lookups import Lookups
 
-from ..wire import ApiError, Json, errors, objects, validation
+from ..wire import ApiError, Json, bodies, errors, objects, validation
 from ..wire.errors import bad_request
 from ..wire.limits import CONVERSATION_ITEMS_PER_CALL_MAX
 from ..wire.pages import not_in_list
@@ -51,7 +51,8 @@ def find_conversation(served: Served, call: ServedCall, name: str | None = None)
 def with_references(served: Served, call: ServedCall, given: object, where: str) -> object:
     """Return the items of a request, with the item itself where one is only named by its id.
 
-    It may be of any conversation of the caller, on any branch.
+    Items of answers may be of any conversation of the caller, on any branch; others are found in the memory of the
+    conversation that the request names, or whose response it continues.
 
     Raises:
         ApiError: a 404.
@@ -83,7 +84,22 @@ def _named_item(served: Served, call: ServedCall, item_id: str) -> Json | None:
             continue
         items = items_of(message, journal.read_blob, search_of(message))
         return next((each for each in items if each["id"] == item_id), None)
-    return None
+    found = _named_conversation(served, call) if message_id is not None else None
+    place = _find(found, found.lookups(), item_id) if found is not None else None
+    return _items(found, place.message)[place.index] if found is not None and place is not None else None
+
+
+def _named_conversation(served: Served, call: ServedCall) -> FoundThread | None:
+    """Return the conversation of the path, of the body, or of the response that a request continues; None if it names none."""
+    name = call.ids.get("conversation_id") or bodies.response_conversation(call.body)
+    if name is not None:
+        return find_conversation(served, call, name)
+    previous = validation.optional_string(call.body, "previous_response_id")
+    if previous is None:
+        return None
+    from .responses import conversation_of_response
+
+    return conversation_of_response(served, call, previous)
 
 
 def _is_unstored(journal: Journal, key: str, message: JournaledMessage) -> bool:
@@ -184,15 +200,7 @@ def create_items(served: Served, call: ServedCall) -> Json:
             upto = earlier.originator_version + earlier.batch - 1
             stored = journal.history(found.key, earlier.originator_version - 1, upto)
             return [each for each in stored if isinstance(each, e.MessageJournaled)]
-        be_free(journal, found.key, conversation)
-        return [
-            conversation.journal(
-                each,
-                idempotency_key=call.idempotency_key if place == 0 else None,
-                batch=len(messages) if place == 0 else 1,
-            )
-            for place, each in enumerate(messages)
-        ]
+        return journal_items(journal, found.key, conversation, messages, call.idempotency_key)
 
     try:
         said = journal.commit(found.key, decide, also=call.also)

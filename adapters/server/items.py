@@ -249,7 +249,12 @@ def _items_of_the_model(message: Message, read_blob: ReadBlob) -> Iterator[Json]
             yield {"id": "", **item} if isinstance(kind, str) and kind != "unknown" else _unknown_item(item)
         elif source:
             yield source.pop(0)
-    yield from (*said, *calls)
+    is_unsaid = bool(native.get("items")) and not _has_text(said)
+    yield from (*(() if is_unsaid else said), *calls)
+
+
+def _has_text(items: Sequence[Json]) -> bool:
+    return any(part.get("text") or part.get("refusal") for each in items for part in each["content"])
 
 
 def _unknown_item(item: Json) -> Json:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from threadledger.domain.conversation import events as e
 from threadledger.domain.conversation.messages import JournaledMessage, Parent, Source, restore_message
 from threadledger.domain.exchange.served_responses import BEFORE, FIRST
-from threadledger.domain.failures import Cause, Failure, diagnose
 from threadledger.domain.ids import now, to_iso
 
 from ..wire import Json, objects
@@ -18,7 +17,7 @@ from .contents import seconds, texts_in
 from .file_search import Hit, hits_in, search_name
 from .items import ReadBlob, items_of, output_text
 from .response_requests import SEARCH_RESULTS, response_tool, settings_shown
-from .run_objects import error_object
+from .run_objects import error_object, is_cut_off
 
 if TYPE_CHECKING:
     from threadledger.domain.conversation import Profile
@@ -148,7 +147,7 @@ def _how_it_failed(found: ServedResponse) -> str:
         return "failed"
     if found.failed.status == "cancelled":
         return "cancelled"
-    return "incomplete" if diagnose(Failure.of(found.failed)) is Cause.INCOMPLETE else "failed"
+    return "incomplete" if is_cut_off(found.failed) else "failed"
 
 
 def _end(found: ServedResponse, status: str, event: e.Event) -> None:

@@ -352,6 +352,17 @@ def _find(served: Served, call: ServedCall, name: str) -> FoundResponse | None:
     return None
 
 
+def conversation_of_response(served: Served, call: ServedCall, name: str) -> FoundThread | None:
+    """Return the conversation of a response of the caller; None if there is no such response."""
+    from .threads import FoundThread
+
+    found = _find(served, call, name)
+    conversation = found.journal.load(found.key) if found is not None else None
+    if found is None or conversation is None:
+        return None
+    return FoundThread(name, found.key, conversation.state, found.journal)
+
+
 def find_response(served: Served, call: ServedCall) -> FoundResponse:
     """Return the response that a path names.
 

@@ -250,7 +250,20 @@ def _how_it_failed(run: ServedRun, event: e.ExchangeAbandoned) -> str:
         return "failed"
     if run.failed.status in {"expired", "cancelled"}:
         return run.failed.status
-    return "incomplete" if diagnose(Failure.of(run.failed)) is Cause.INCOMPLETE else "failed"
+    return "incomplete" if is_cut_off(run.failed) else "failed"
+
+
+SAID_ALL = frozenset({None, "stop", "end_turn", "stop_sequence"})
+"""Reasons for which a model ends an answer by itself; None if it gave none."""
+
+
+def is_cut_off(failed: e.RunFailed) -> bool:
+    """Return whether a limit or a filter ended an answer; one that is empty for no such reason has failed."""
+    failure = Failure.of(failed)
+    reason = failure.details.get("finish_reason") or failure.details.get("incomplete_reason")
+    if failure.code == "empty_answer" and reason in SAID_ALL:
+        return False
+    return diagnose(failure) is Cause.INCOMPLETE
 
 
 def last_error(run: ServedRun) -> Json | None:

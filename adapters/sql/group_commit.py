@@ -179,7 +179,7 @@ class Group:
                 each = self._waiting.popleft()
                 if each is not own:
                     requests.append(each)
-            self._database.reconnecting(lambda: self._attempt([each for each in requests if not each.done]))
+            self._database.reconnecting(lambda: self._attempt_all(requests))
         except Exception as error:  # noqa: BLE001 - raised again in the threads that wait for it
             from .errors import with_doubt
 
@@ -191,9 +191,12 @@ class Group:
             self._waiting.extendleft(each for each in reversed(requests) if not each.done and each is not own)
             raise
 
+    def _attempt_all(self, requests: Sequence[Request]) -> None:
+        """Complete requests; those that have to read what others store first follow in another commit."""
+        while left := [each for each in requests if not each.done]:
+            self._attempt(left)
+
     def _attempt(self, requests: Sequence[Request]) -> None:
-        if not requests:
-            return
         driver = self._database.driver
         try:
             with self._database.write_lock:
@@ -277,6 +280,8 @@ class Group:
     ) -> list[Ending]:
         """Decide each request on the heads left by the one before it, append once, and return the results to report on commit.
 
+        Those without a result are decided again after this commit.
+
         Raises:
             KeptHeadPassed: a kept head may not be the newest one: nothing was written, and the heads have to be read.
         """
@@ -293,24 +298,20 @@ class Group:
             if stored is not None:
                 ended.append((each, stored, None))
                 continue
-            try:
-                if each.appending is None or not _still_fits(each.appending, heads):
-                    each.appending = each.decide(heads)
-            except Exception as error:
-                if isinstance(error, self._database.driver.Error):
-                    raise
-                if uncertain:
-                    raise KeptHeadPassed from error
-                ended.append((each, (), error))
+            # A decision may read the log, which does not have the rows of this commit yet.
+            is_behind = any(name in moved for name in each.streams)
+            if is_behind and each.also is not None:
                 continue
-            if uncertain and not each.appending.rows:  # nothing would compare the head with the stored one
-                raise KeptHeadPassed
+            decided = self._decide(each, heads, uncertain and not is_behind)
+            if isinstance(decided, Exception):
+                ended += [] if is_behind else [(each, (), decided)]
+                continue
             if each.also is not None:
                 each.also(cursor)  # an error here rolls back the transaction; the other requests are stored without it
-            for head in each.appending.heads:
+            for head in decided.heads:
                 heads[head.stream] = moved[head.stream] = head
-            ended.append((each, slice(len(rows), len(rows) + len(each.appending.rows)), None))
-            rows += each.appending.rows
+            ended.append((each, slice(len(rows), len(rows) + len(decided.rows)), None))
+            rows += decided.rows
         moves = [Move(name, found.get(name), head) for name, head in moved.items()]
         try:
             positions = append(cursor, moves, rows) if rows else ()
@@ -320,6 +321,26 @@ class Group:
             raise
         self._stored = moves, positions
         return [(each, positions[at] if isinstance(at, slice) else at, error) for each, at, error in ended]
+
+    def _decide(self, own: Request, heads: Mapping[str, StreamHead], uncertain: bool) -> Appending | Exception:
+        """Decide a request on these heads; return what to append, or the error of its decision.
+
+        Raises:
+            KeptHeadPassed: it depends on heads that may not be the newest ones.
+        """
+        decided = own.appending
+        try:
+            if decided is None or not _still_fits(decided, heads):
+                decided = own.appending = own.decide(heads)
+        except Exception as error:
+            if isinstance(error, self._database.driver.Error):
+                raise
+            if uncertain:
+                raise KeptHeadPassed from error
+            return error
+        if uncertain and not decided.rows:  # nothing would compare the head with the stored one
+            raise KeptHeadPassed
+        return decided
 
     def _kept_heads(self, cursor: Cursor, names: Sequence[str], use_kept: bool) -> dict[str, FoundHead] | None:
         """Return the kept heads of these streams; None if one is not known, or another connection has written meanwhile."""

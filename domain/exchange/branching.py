@@ -15,6 +15,7 @@ from ..errors import IdempotencyConflict, InvalidInput
 from ..ids import new_id
 from .exchange import Exchange
 from .records import BranchPoint, Mode
+from .served import end_left_to_clients
 
 if TYPE_CHECKING:
     from ..conversation import Conversation, ExchangeRecord
@@ -62,7 +63,7 @@ def edit(
                 )
             return earlier
         places.checked(original, "edited")
-        _make_room(conversation, interrupting)
+        _make_room(chat, conversation, interrupting)
         said = conversation.journal(message, idempotency_key=idempotency_key, parent=parent)
         conversation.select(said.message_id, said.originator_version, reason)
         return said
@@ -80,7 +81,7 @@ def select(chat: Conversing, message_id: str, reason: str, *, here: bool = False
 
     def decide(conversation: Conversation, interrupting: bool = False) -> None:
         if end.version != conversation.state.end_version:
-            _make_room(conversation, interrupting)
+            _make_room(chat, conversation, interrupting)
             conversation.select(end.message_id, end.version, reason)
 
     yield from chat.when_free(decide)
@@ -111,7 +112,7 @@ def regenerate(
 
     def decide(conversation: Conversation, interrupting: bool = False) -> tuple[int, int | None]:
         conversation.require_current(question.version)
-        _make_room(conversation, interrupting)
+        _make_room(chat, conversation, interrupting)
         place = {"question_message_id": question.message_id, "question_version": question.version}
         end = conversation.state.end_version
         conversation.request(exchange_id, {**sent, **place})
@@ -155,9 +156,10 @@ def _end_of(places: Places, chosen: JournaledMessage) -> JournaledMessage:
     return places.tree().end_of(chosen.message_id)
 
 
-def _make_room(conversation: Conversation, interrupting: bool) -> None:
+def _make_room(chat: Conversing, conversation: Conversation, interrupting: bool) -> None:
     if interrupting:
         conversation.interrupt()
+    end_left_to_clients(chat.journal, chat.key, conversation)
     conversation.be_free()
 
 

@@ -147,6 +147,10 @@ class Conversing:
             if earlier is None:
                 if interrupting:
                     conversation.interrupt()
+                if conversation.state.open_exchanges:
+                    from .served import end_left_to_clients
+
+                    end_left_to_clients(self.journal, self.key, conversation)
                 exchange_id, asked_at = conversation.ask(question, idempotency_key, search_first), conversation.version
                 if sent:
                     conversation.request(exchange_id, sent)

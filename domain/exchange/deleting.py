@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from ..effects import work
+from .served import end_left_to_clients
 
 if TYPE_CHECKING:
     from ..conversation import Conversation
@@ -21,6 +22,7 @@ def delete(chat: Conversing, reason: str) -> Effects[Mapping[str, Sequence[str]]
         if conversation.pending:  # there is none, so one was just begun
             chat.journal.require(chat.key)
         has_threads = bool(conversation.state.links)
+        end_left_to_clients(chat.journal, chat.key, conversation)
         conversation.delete(reason, interrupting)
         return conversation.version, has_threads
 

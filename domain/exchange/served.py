@@ -110,8 +110,7 @@ def requested(
         earlier = journal.keyed(key, wanted.idempotency_key)
         if isinstance(earlier, e.ExchangeRequested):
             return earlier
-        for name in left_to_clients(journal, key, conversation.state):
-            conversation.abandon(name, NEWER_REQUEST)
+        end_left_to_clients(journal, key, conversation)
         conversation.be_free()
         wanted.journal(conversation)
         question, version = end_of_memory(journal, key, conversation)
@@ -124,7 +123,8 @@ def requested(
 def left_to_clients(journal: Journal, key: str, state: ConversationState) -> list[str]:
     """Return the open exchanges whose client was given tool calls, and sends their results or never does.
 
-    Nothing runs them. They have no time limit any more, and the calls are their newest message.
+    Nothing runs them. They have no time limit any more, and the calls are their newest message; those of responses may have
+    been given results since.
     """
     found = {
         name: exchange.tail_version or 0
@@ -135,12 +135,19 @@ def left_to_clients(journal: Journal, key: str, state: ConversationState) -> lis
     return [name for name, tail in found.items() if lookups is not None and _is_left_to_client(lookups, name, tail)]
 
 
+def end_left_to_clients(journal: Journal, key: str, conversation: Conversation, but: str | None = None) -> None:
+    """End the exchanges that wait for their client, because something else is said in a decision; `but` one goes on."""
+    for name in left_to_clients(journal, key, conversation.state):
+        if name != but:
+            conversation.abandon(name, NEWER_REQUEST)
+
+
 def _is_left_to_client(lookups: Lookups, exchange_id: str, tail_version: int) -> bool:
-    newest = lookups.event(tail_version)
-    if not isinstance(newest, e.MessageJournaled) or not newest.tool_calls:
-        return False
     request = lookups.request_of(exchange_id)
-    return request is not None and (not request.background or request.surface == RESPONSES)
+    if request is None or request.surface == RESPONSES:
+        return request is not None
+    newest = lookups.event(tail_version) if not request.background else None
+    return isinstance(newest, e.MessageJournaled) and bool(newest.tool_calls)
 
 
 def end_of_memory(journal: Journal, key: str, conversation: Conversation) -> Parent:

@@ -20,7 +20,7 @@ from ..ids import new_id, now, to_iso
 from ..memory.rendering import is_empty
 from .records import BranchPoint, Mode, RunRecords
 from .requests import SentOptions
-from .served import NEWER_REQUEST, end_expired, end_of_memory, left_to_clients
+from .served import end_expired, end_left_to_clients, end_of_memory, left_to_clients
 from .served_options import CHAT, RESPONSES
 
 if TYPE_CHECKING:
@@ -102,16 +102,17 @@ def request_response(
             return earlier, False
         _end_overdue(journal, key, conversation)
         end = end_of_memory(journal, key, conversation)
-        parent = _parent(journal, key, conversation, wanted.behind, end)
+        is_apart = wanted.behind is not None and wanted.request.get("store") is False
+        parent = wanted.behind if is_apart else _parent(journal, key, conversation, wanted.behind, end)
         start = end if parent is None else parent
         if parent is None and wanted.behind is not None:
             start = wanted.behind
-        exchange_id = _continued(journal, key, conversation.state, start, wanted.messages) or chosen[0]
+        exchange_id = chosen[0]
+        if not is_apart:  # what is not stored is on a branch and in an exchange of its own, which nothing continues
+            exchange_id = _continued(journal, key, conversation.state, start, wanted.messages) or chosen[0]
         chosen.append(exchange_id)
         if parent is None:
-            for name in left_to_clients(journal, key, conversation.state):
-                if name != exchange_id:
-                    conversation.abandon(name, NEWER_REQUEST)
+            end_left_to_clients(journal, key, conversation, exchange_id)
             be_free(journal, key, conversation, {exchange_id})
             start = start if wanted.behind is not None else end_of_memory(journal, key, conversation)
         last, first = start, None
@@ -157,15 +158,38 @@ def _parent(
 def _continued(
     journal: Journal, key: str, state: ConversationState, start: Parent, messages: Sequence[Message]
 ) -> str | None:
-    """Return the open exchange whose calls are answered by these messages; None if there is none."""
+    """Return the open exchange whose calls are answered by these messages, or were by items; None if there is none."""
     results = {each.tool_call_id for each in messages if each.role is Role.TOOL}
-    for name, exchange in state.open_exchanges.items() if results else ():
+    for name, exchange in state.open_exchanges.items():
         if exchange.tail_version == start[1] and exchange.tail is not None and not exchange.runs:
             lookups = journal.lookups(key)
             newest = lookups.event(start[1]) if lookups is not None else None
             calls = newest.tool_calls if isinstance(newest, e.MessageJournaled) else []
-            return name if any(call.get("id") in results for call in calls) else None
+            if calls:
+                return name if any(call.get("id") in results for call in calls) else None
+            return name if name in left_to_clients(journal, key, state) else None
     return None
+
+
+def journal_items(
+    journal: Journal, key: str, conversation: Conversation, messages: Sequence[Message], idempotency_key: str
+) -> list[e.MessageJournaled]:
+    """Journal items in a decision; results of calls belong to the response that made the calls, which the next one continues.
+
+    Raises:
+        ConversationBusy: the conversation is being answered.
+    """
+    state = conversation.state
+    own = _continued(journal, key, state, end_of_memory(journal, key, conversation), messages)
+    if own is not None and not is_of_response(journal, key, own):
+        own = None
+    end_left_to_clients(journal, key, conversation, own)
+    be_free(journal, key, conversation, {own} if own is not None else ())
+    said: list[e.MessageJournaled] = []
+    for message in messages:
+        keyed: dict[str, Any] = {"idempotency_key": idempotency_key, "batch": len(messages)} if not said else {}
+        said.append(conversation.journal(message, exchange_id=own, **keyed))
+    return said
 
 
 def be_free(journal: Journal, key: str, conversation: Conversation, own: Collection[str] = ()) -> None:
@@ -186,6 +210,12 @@ def _others(journal: Journal, key: str, state: ConversationState, own: Collectio
         for name, exchange in state.open_exchanges.items()
         if name not in own and not exchange.left and not _is_aside(journal, key, name)
     ]
+
+
+def is_of_response(journal: Journal, key: str, exchange_id: str) -> bool:
+    """Return whether an open exchange answers a request for a response."""
+    recorded = SentOptions.of(journal, key, exchange_id)
+    return recorded is not None and recorded.event.surface == RESPONSES
 
 
 def _is_aside(journal: Journal, key: str, exchange_id: str) -> bool:

@@ -17,7 +17,7 @@ from ..conversation import (
     RunRecord,
 )
 from ..conversation import events as e
-from ..conversation.messages import restore_message
+from ..conversation.messages import Source, restore_message
 from ..errors import ConversationChanged, quoted
 from ..exchange import FAILED, Policy, Services, not_bound
 from ..ids import from_iso, now
@@ -154,12 +154,12 @@ def _place_aside(journal: Journal, key: str, exchange: ExchangeRecord) -> tuple[
 def _why_gone(journal: Journal, key: str, memory: Memory, exchange: ExchangeRecord) -> str:
     """Return why the question of an exchange is not in memory."""
     places = journal.places(key)
-    asked = (each for each in sorted(_asked(memory, exchange)) if not places.is_hidden(places.find(each)))
+    asked = (each for each in sorted(_asked(memory, exchange), reverse=True) if not places.is_hidden(places.find(each)))
     message_id = next(asked, None)
     if message_id is None:
         return "the question is no longer in memory"
     return (
-        "its question is on another branch: select it first with: "
+        "what it answers is on another branch: select it first with: "
         f"threadledger branch select {quoted(key)} {quoted(message_id)}"
     )
 
@@ -175,8 +175,9 @@ def placed(present: Memory, memory: Memory, exchange: ExchangeRecord) -> tuple[P
     The answer replaces the exchange's current answer. Without one, it follows what the exchange produced before any
     newer message. The place is None if the question is no longer in memory.
     """
-    asked = _asked(memory, exchange)
-    if not any(each.message_id in asked for each in present.messages):
+    asked, held = _asked(memory, exchange), {each.message_id for each in present.messages}
+    given = [each.message_id for each in memory.messages if each.message_id in asked and each.source == Source.APP]
+    if held.isdisjoint(asked) or not held.issuperset(given[-1:]):  # such as results of calls that are on another branch
         return None, frozenset()
     superseded = [each.message_id for each in present.messages if each.run_id and each.run_id == exchange.answered_by]
     shown = {each.message_id for each in memory.messages} | set(superseded)

@@ -396,6 +396,10 @@ STREAMED_CALLS = {
         {"index": 0, "id": "b", "function": {"name": "f", "arguments": '{"n": '}},
         {"index": 0, "id": "a", "function": {"arguments": "1}"}},
         {"index": 0, "id": "b", "function": {"arguments": "2}"}}],
+    "one id, each at its index": [
+        {"index": 0, "id": "a", "function": {"name": "f", "arguments": '{"n": 1}'}},
+        {"index": 1, "id": "a", "function": {"name": "f", "arguments": '{"n": '}},
+        {"index": 1, "id": "a", "function": {"arguments": "2}"}}],
     "a name in pieces": [
         {"index": 0, "id": "a", "function": {"name": "", "arguments": ""}},
         {"index": 0, "function": {"name": "f", "arguments": '{"n": 1}'}},

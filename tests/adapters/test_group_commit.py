@@ -9,6 +9,7 @@ import pytest
 
 from threadledger.adapters.sql import group_commit
 from threadledger.adapters.sql.group_commit import Group, Request
+from threadledger.domain.conversation.messages import Message, Role
 from threadledger.domain.errors import ConversationBusy, RunNotOpen
 from threadledger.domain.journal import Appending
 
@@ -152,6 +153,35 @@ def test_a_program_whose_group_was_overtaken_stores_it_in_one_commit(open_any_st
     with group._turn:
         group._commit(requests)
     assert set(sizes) == {3}
+
+
+def test_a_decision_that_fails_or_notes_something_behind_another_one_is_made_when_the_log_has_that(open_any_store):
+    ledger = open_any_store()
+    journal, group, noted = ledger.journal, ledger.journal.recorder._database.group, []
+    ledger.conversation("k").append("user", "one")
+
+    def plain(conversation):
+        conversation.journal(Message(Role.USER, "two"))
+
+    def counted(conversation):
+        stored = len(journal.memory("k").messages)
+        if stored < conversation.state.messages:
+            raise ConversationBusy(f"the log has only {stored} messages")
+        conversation.journal(Message(Role.USER, f"behind {stored}"))
+
+    decisions = [(plain, None), (counted, None), (counted, lambda cursor: noted.append("noted"))]
+    with ThreadPoolExecutor(3) as pool:
+        with group._turn:
+            asked = []
+            for number, (decide, also) in enumerate(decisions, 1):
+                asked.append(pool.submit(journal.commit, "k", decide, also=also))
+                for _ in range(TRIES):
+                    if len(group._waiting) == number:
+                        break
+                    threading.Event().wait(0.001)
+        assert [each.exception() for each in asked] == [None, None, None]
+    assert [each.message.text for each in journal.memory("k").messages] == ["one", "two", "behind 2", "behind 3"]
+    assert noted == ["noted"]
 
 
 def test_few_heads_are_kept(open_any_store, monkeypatch):

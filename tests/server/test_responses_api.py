@@ -160,6 +160,25 @@ class TestMemory:
             with pytest.raises(openai.NotFoundError):
                 read()
 
+    def test_what_was_not_stored_is_on_a_branch_of_its_own_behind_what_it_continues(
+        self, api: OpenAI, upstream: ChatOnly, ledger: Ledger
+    ) -> None:
+        upstream.calls_functions = True
+        first = ask(api, "One", tools=[FUNCTION])
+        result: Any = {"type": "function_call_output", "call_id": first.output[0].call_id, "output": "Secret"}
+        ask(api, [result], previous_response_id=first.id, store=False)
+        assert shown(upstream)[-1] == "Secret"
+        [conversation] = ledger.conversations()
+        assert len([*api.conversations.items.list(conversation.key)]) == 2
+        assert len([*api.beta.threads.messages.list(conversation.key)]) == 1
+        result["output"] = "Sunny"
+        ask(api, [result], previous_response_id=first.id)
+        assert "Secret" not in str(shown(upstream))
+        assert [each.message.text for each in ledger.conversation(conversation.key).memory().messages][2:] == [
+            "Sunny",
+            "The function said: Sunny",
+        ]
+
     @pytest.mark.parametrize("said", ["", [], [{"type": "message", "role": "user", "content": ""}]], ids=str)
     def test_an_input_that_says_nothing_begins_the_conversation_too(
         self, api: OpenAI, upstream: ChatOnly, said: Any
@@ -243,6 +262,22 @@ class TestFailures:
         assert ended(api, lost).status == "cancelled"
         ask(api, "Next", conversation=conversation.id)
         assert shown(upstream) == ["Next"]
+
+    @pytest.mark.parametrize("text", ["", " \n "], ids=["empty", "blank"])
+    def test_an_answer_that_says_nothing_has_failed_in_every_form(
+        self, api: OpenAI, upstream: ChatOnly, ledger: Ledger, monkeypatch: pytest.MonkeyPatch, text: str
+    ) -> None:
+        monkeypatch.setattr(upstream, "answer_to", lambda body: ({"role": "assistant", "content": text}, "stop"))
+        with pytest.raises(openai.InternalServerError, match="the answer ended with 'stop'"):
+            ask(api, "One")
+        *_, last = ask(api, "One", stream=True)
+        failed = ended(api, ask(api, "One", background=True))
+        assert [last.response.status, failed.status] == ["failed", "failed"]
+        assert "empty_answer" in failed.error.message
+        assert last.response.incomplete_details is None
+        thread, assistant = api.beta.threads.create(), api.beta.assistants.create(model="gpt-5.5")
+        run = api.beta.threads.runs.create_and_poll(thread_id=thread.id, assistant_id=assistant.id, poll_interval_ms=10)
+        assert (run.status, run.incomplete_details) == ("failed", None)
 
     def test_an_answer_that_reached_its_limit_is_incomplete_and_in_memory(
         self, api: OpenAI, upstream: ChatOnly, monkeypatch: pytest.MonkeyPatch
@@ -658,6 +693,39 @@ class TestReferences:
         assert answer.output_text == "The function said: Sunny"
         ask(api, [{"id": answer.output[0].id}, {"role": "user", "content": "Thanks"}])
         assert shown(upstream) == ["The function said: Sunny", "Thanks"]
+
+    @pytest.mark.parametrize("names", ["the conversation", "the response before"])
+    def test_every_item_of_the_conversation_that_is_continued_can_be_named(
+        self, api: OpenAI, upstream: ChatOnly, ledger: Ledger, names: str
+    ) -> None:
+        conversation = api.conversations.create(items=[{"type": "message", "role": "user", "content": "I am Ada."}])
+        ledger.conversation(conversation.id).ask("Who am I?")
+        last = ask(api, "And now?", conversation=conversation.id)
+        where: dict[str, Any] = {"conversation": conversation.id}
+        if names == "the response before":
+            where = {"previous_response_id": last.id}
+        items = [*api.conversations.items.list(conversation.id, order="asc")]
+        for item in items:
+            answer = ask(api, [{"type": "item_reference", "id": item.id}], **where)
+            where = {"previous_response_id": answer.id} if "previous_response_id" in where else where
+            assert shown(upstream)[-1] == item.content[0].text  # type: ignore[union-attr]  # all are messages
+        with pytest.raises(openai.NotFoundError):
+            ask(api, [{"type": "item_reference", "id": items[0].id}], conversation=api.conversations.create().id)
+
+    @pytest.mark.parametrize("summary", [[], [{"type": "summary_text", "text": "Hm."}]], ids=["empty", "said"])
+    def test_reasoning_without_an_answer_is_an_item_and_nothing_besides(self, api: OpenAI, summary: Any) -> None:
+        given: list[Any] = [
+            {"type": "message", "role": "user", "content": "One"},
+            {"type": "reasoning", "id": "rs_1", "summary": summary},
+        ]
+        conversation = api.conversations.create(items=given)
+        answer = ask(api, [*given, {"role": "user", "content": "Two"}])
+        for items in (
+            api.conversations.items.list(conversation.id, order="asc"),
+            api.responses.input_items.list(answer.id, order="asc"),
+        ):
+            assert [each.type for each in items][:2] == ["message", "reasoning"]
+            assert not [each for each in items if getattr(each, "role", "") == "assistant"]
 
     def test_an_item_that_nobody_has_or_that_was_deleted_is_refused(self, api: OpenAI) -> None:
         conversation = api.conversations.create()
