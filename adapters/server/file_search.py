@@ -36,6 +36,9 @@ the smallest contexts, and models that are served here may have small ones."""
 QUERY_CHARS_MAX = 10_000
 """Number of characters of a model's query that are searched."""
 
+MESSAGES_LOOKED_BACK = 64
+"""Number of messages before a request in which passages are searched that its answer may cite."""
+
 NAME_CHARS_MAX = 60
 """Maximum length of the name of a file in a marker, in characters."""
 
@@ -62,7 +65,7 @@ DEFINITION: Json = {
     },
 }
 
-_MARKER = re.compile("【[0-9]{1,6}†[^【】\\n]{0,200}】")
+_MARKER = re.compile("【([0-9]{1,6})†[^【】\\n]{0,200}】")
 
 
 @dataclass(frozen=True)
@@ -152,6 +155,26 @@ def hits_in(text: str) -> list[Hit]:
         return []
 
 
+def first_free(hits: Iterable[Hit]) -> int:
+    """Return the number of the next marker, so that no two passages that a model is shown have the same one."""
+    numbers = (_MARKER.fullmatch(each.marker) for each in hits)
+    return max((int(found[1]) for found in numbers if found is not None), default=0) + 1
+
+
+def is_named_search(name: str) -> bool:
+    """Return whether a function has one of the names under which files are searched."""
+    return name.rstrip("_") == FILE_SEARCH
+
+
+def hits_of(messages: Iterable[Message]) -> Iterator[Hit]:
+    """Yield what the searches among these messages have found, oldest first."""
+    called: set[str] = set()
+    for message in messages:
+        called |= {call.id for call in message.calls() if is_named_search(call.name)}
+        if message.tool_call_id in called:
+            yield from hits_in(message.text)
+
+
 class Citation(NamedTuple):
     """Hold a marker in a text, and the passage that it names."""
 
@@ -207,7 +230,7 @@ def server_tool(journal: Journal, event: e.ExchangeRequested, tool: Mapping[str,
 
 
 class _Searching:
-    """Search files for one exchange: the markers of its searches are counted together."""
+    """Search files for one exchange: the markers of its searches are counted together, and from those before it."""
 
     def __init__(self, journal: Journal, event: e.ExchangeRequested, tool: Mapping[str, Any]) -> None:
         self._journal = journal
@@ -234,7 +257,7 @@ class _Searching:
         stores = [each for each in self._event.request.get("vector_store_ids") or () if isinstance(each, str)]
         known = self._known()
         found = searched_in(self._journal, tenant_of(self._key), stores, wanted)
-        hits = marked(found, len(known) + 1)
+        hits = marked(found, first_free(known))
         known += hits
         return result_text(hits)
 
@@ -251,18 +274,23 @@ class _Searching:
         return message.replaced(content=(Text(text, json.dumps(annotations, ensure_ascii=False)),))
 
     def _known(self) -> list[Hit]:
-        """Return what the exchange has found, in this process or in one before it."""
+        """Return what the model is shown as found: by the exchange, in this process or in one before it, and before its request.
+
+        An exchange whose client carries out functions has several requests: what one finds, the answer to another may cite.
+        """
         if self._hits is None:
-            own, name = self._event.exchange_id, search_name(self.tools)
-            called: set[str] = set()
-            self._hits = []
-            for event in self._journal.history(self._key, after=self._event.originator_version):
-                if isinstance(event, e.MessageJournaled) and event.exchange_id == own:
-                    message = restore_message(event)
-                    called |= {call.id for call in message.calls() if call.name == name}
-                    if message.tool_call_id in called:
-                        self._hits += hits_in(message.text)
+            own, history = self._event.exchange_id, self._journal.history(self._key, after=self._event.originator_version)
+            said = (each for each in history if isinstance(each, e.MessageJournaled) and each.exchange_id == own)
+            self._hits = [*hits_of([*self._before(), *map(restore_message, said)])]
         return self._hits
+
+    def _before(self) -> list[Message]:
+        """Return the newest messages before the request, on its branch."""
+        last = self._event.question_version
+        if not last:
+            return []
+        memory = self._journal.memory(self._key, last=MESSAGES_LOOKED_BACK, leaf=last)
+        return [each.message for each in memory.messages]
 
 
 def _accepting(filters: Any) -> Callable[[Mapping[str, Any]], bool]:
