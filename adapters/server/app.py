@@ -200,7 +200,9 @@ class ServerApp:
                 raise _not_allowed(incoming, ["GET"])
             await request.answer(200, {}, {"status": "ok"})
             return
-        call = request.call = ServedCall(request_id=request.request_id, gone=request.gone, query=incoming.query)
+        call = request.call = ServedCall(
+            request_id=request.request_id, gone=request.gone, query=incoming.query, query_pairs=incoming.query_pairs
+        )
         has_form = incoming.method == "POST" and is_form(incoming)
         _require_small(scope, self.limits.header_bytes)
         address = address_of(path, incoming.query)
@@ -253,7 +255,7 @@ class ServerApp:
         """
         call.caller = self._access.caller_of(incoming.headers, azure=address is not None and address.azure)
         call.route, call.ids = self._route(incoming, address)
-        if any(map(_has_control_character, incoming.query.values())):
+        if any(_has_control_character(value) for _, value in incoming.query_pairs):
             raise errors.bad_request("Invalid query: a value has a control character.")
         require_write(call.caller, incoming.method)
         call.request_headers = {name: value for name, value in incoming.headers.items() if name not in CREDENTIALS}

@@ -148,6 +148,8 @@ def _part(part: Part, read_blob: Callable[[str], Iterator[bytes]]) -> Iterator[J
             noted = [each for each in part.as_json().get("annotations", []) if each.get("type") in ANNOTATIONS]
             made["text"]["annotations"] = noted
             yield made
+        case Image() if part.blob and part.file_id:
+            yield {"type": "image_file", "image_file": {"file_id": part.file_id, "detail": part.detail or "auto"}}
         case Image() if part.url or (part.blob and part.size <= INLINE_BYTES_MAX):
             detail = part.detail if part.detail in ("low", "high", "auto") else "auto"
             yield {

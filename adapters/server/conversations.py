@@ -8,7 +8,7 @@ from itertools import islice
 
 from threadledger.domain.conversation import CONVERSATION, Conversation, key_of
 from threadledger.domain.conversation import events as e
-from threadledger.domain.conversation.messages import JournaledMessage, Message
+from threadledger.domain.conversation.messages import JournaledMessage, Message, restore_message
 from threadledger.domain.errors import ConversationBusy, ConversationNotFound
 from threadledger.domain.exchange import SentOptions
 from threadledger.domain.exchange.served_responses import BEFORE, SURFACE, journal_items
@@ -26,11 +26,22 @@ from .calls import Handler, Served, ServedCall, deleted_once
 from .contents import seconds, texts_in
 from .files import with_files
 from .ids import new_id, uuid_in
-from .items import is_search_result, items_of, message_digits, messages_in, reference_in, search_of
+from .items import (
+    is_search_result,
+    items_among,
+    items_of,
+    message_digits,
+    messages_in,
+    reference_in,
+    search_of,
+    shows_results,
+)
 from .pages import PageQuery, page_of
 from .threads import FoundThread, delete_conversation, find_thread, version_of_message
 
 CONVERSATION_ID = "conv_"
+RESULT_EVENTS_READ = 100
+"""Maximum number of events after a search in which its result is looked up: others may write in between."""
 
 
 def find_conversation(served: Served, call: ServedCall, name: str | None = None) -> FoundThread:
@@ -82,7 +93,8 @@ def _named_item(served: Served, call: ServedCall, item_id: str) -> Json | None:
         message = places.at(version)
         if places.is_hidden(message) or _is_unstored(journal, key, message):
             continue
-        items = items_of(message, journal.read_blob, search_of(message))
+        lookups = journal.lookups(key)
+        items = ShownItems(journal, lookups, with_results=True).of(message) if lookups is not None else []
         return next((each for each in items if each["id"] == item_id), None)
     found = _named_conversation(served, call) if message_id is not None else None
     place = _find(found, found.lookups(), item_id) if found is not None else None
@@ -189,7 +201,7 @@ def delete(served: Served, call: ServedCall) -> Json:
 
 def create_items(served: Served, call: ServedCall) -> Json:
     """Append items, unless a response is being generated (POST /conversations/{conversation_id}/items)."""
-    found = find_conversation(served, call)
+    found, with_results = find_conversation(served, call), shows_results(call)
     if call.body.get("items") is None:
         raise errors.missing("items")
     messages, journal = _given_items(served, call), found.journal
@@ -207,14 +219,38 @@ def create_items(served: Served, call: ServedCall) -> Json:
     except ConversationBusy as error:
         raise bad_request(errors.LOCKED, "conversation", "conversation_locked") from error
     served.runner.mirror(found.key)
-    items = [
-        item
+    journaled = [
+        JournaledMessage(message, event.message_id, event.originator_version, event.timestamp)
         for event, message in zip(said, messages, strict=False)
-        for item in items_of(
-            JournaledMessage(message, event.message_id, event.originator_version, event.timestamp), journal.read_blob
-        )
     ]
-    return page_of(items, PageQuery(), False)
+    return page_of(items_among(journaled, journal.read_blob, with_results), PageQuery(), False)
+
+
+@dataclass(frozen=True)
+class ShownItems:
+    """Return the items of the messages of a conversation, with what searches found if a request asks for that."""
+
+    journal: Journal
+    lookups: Lookups
+    with_results: bool = False
+
+    def of(self, message: JournaledMessage) -> list[Json]:
+        """Return the items of a message."""
+        search = search_of(message)
+        results = self._results(message, search) if search and self.with_results else None
+        return items_of(message, self.journal.read_blob, search, results)
+
+    def _results(self, message: JournaledMessage, search: str) -> dict[str, str]:
+        """Return what the searches of a message found, by the ids of their calls; results follow soon after calls."""
+        wanted = {call.id for call in message.message.calls() if call.name == search}
+        found: dict[str, str] = {}
+        for event in islice(self.lookups.after(message.version), RESULT_EVENTS_READ):
+            if isinstance(event, e.MessageJournaled) and event.tool_call_id in wanted:
+                if event.exchange_id == message.exchange_id:
+                    found.setdefault(event.tool_call_id, restore_message(event).text)
+                if found.keys() == wanted:
+                    break
+        return found
 
 
 @dataclass(frozen=True)
@@ -228,24 +264,24 @@ class ItemPlace:
 def list_items(served: Served, call: ServedCall) -> Json:
     """Return a page of items (GET /conversations/{conversation_id}/items)."""
     found, query = find_conversation(served, call), PageQuery.of(call.query)
-    lookups = found.lookups()
+    shown = ShownItems(found.journal, found.lookups(), shows_results(call))
     begin, end = (
-        _place(found, lookups, name, param) if name else None
+        _place(found, shown, name, param) if name else None
         for name, param in ((query.after, "after"), (query.before, "before"))
     )
-    page = [*islice(_items_between(found, lookups, query, begin, end), query.limit + 1)]
+    page = [*islice(_items_between(found, shown, query, begin, end), query.limit + 1)]
     return page_of(page, query)
 
 
 def _items_between(
-    found: FoundThread, lookups: Lookups, query: PageQuery, begin: ItemPlace | None, end: ItemPlace | None
+    found: FoundThread, shown: ShownItems, query: PageQuery, begin: ItemPlace | None, end: ItemPlace | None
 ) -> Iterator[Json]:
     """Yield the items as `page_of` reads them: those of whole messages, and of the two that the cursors name a part."""
     newest_first = query.reads_newest_first
     first, last = (end, begin) if query.from_end else (begin, end)
     hidden = _unfinished_from(found)
     if first is not None:
-        own = _items(found, first.message)
+        own = shown.of(first.message)
         yield from reversed(own[: first.index]) if newest_first else own[first.index + 1 :]
     stop = last.message.version if last is not None else None
     after = first.message.version if first is not None else None
@@ -253,7 +289,7 @@ def _items_between(
         limit = query.limit + 1
         while True:
             low, high = (stop, after) if newest_first else (after, stop)
-            messages, has_more = lookups.messages(
+            messages, has_more = shown.lookups.messages(
                 lambda each: each.version < hidden and not is_search_result(each),
                 limit=limit,
                 newest_first=newest_first,
@@ -261,18 +297,14 @@ def _items_between(
                 before=low if newest_first else high,
             )
             for message in messages:
-                own = _items(found, message)
+                own = shown.of(message)
                 yield from reversed(own) if newest_first else own
             if not has_more:
                 break
             after = messages[-1].version
     if last is not None and (first is None or first.message.version != last.message.version):
-        own = _items(found, last.message)
+        own = shown.of(last.message)
         yield from reversed(own[last.index + 1 :]) if newest_first else own[: last.index]
-
-
-def _items(found: FoundThread, message: JournaledMessage) -> list[Json]:
-    return items_of(message, found.journal.read_blob, search_of(message))
 
 
 def _unfinished_from(found: FoundThread) -> int:
@@ -288,36 +320,37 @@ def _unfinished_from(found: FoundThread) -> int:
     return begun
 
 
-def _place(found: FoundThread, lookups: Lookups, item_id: str, param: str) -> ItemPlace:
-    place = _find(found, lookups, item_id)
+def _place(found: FoundThread, shown: ShownItems, item_id: str, param: str) -> ItemPlace:
+    place = _find(found, shown, item_id)
     if place is None:
         raise not_in_list(item_id, param)
     return place
 
 
-def _find(found: FoundThread, lookups: Lookups, item_id: str) -> ItemPlace | None:
+def _find(found: FoundThread, shown: ShownItems, item_id: str) -> ItemPlace | None:
     """Return an item of the conversation by its id; None if it has none in memory."""
     digits = message_digits(item_id)
-    version = version_of_message(found, lookups, digits) if digits is not None else None
-    message = lookups.message(version) if version is not None else None
+    version = version_of_message(found, shown.lookups, digits) if digits is not None else None
+    message = shown.lookups.message(version) if version is not None else None
     if message is None or message.is_summary:
         return None
-    names = [each["id"] for each in _items(found, message)]
+    names = [each["id"] for each in shown.of(message)]
     return ItemPlace(message, names.index(item_id)) if item_id in names else None
 
 
-def _found_item(served: Served, call: ServedCall) -> tuple[FoundThread, ItemPlace]:
+def _found_item(served: Served, call: ServedCall) -> tuple[FoundThread, ItemPlace, ShownItems]:
     found = find_conversation(served, call)
-    place = _find(found, found.lookups(), call.ids["item_id"])
+    shown = ShownItems(found.journal, found.lookups(), shows_results(call))
+    place = _find(found, shown, call.ids["item_id"])
     if place is None:
         raise errors.not_found("Item", call.ids["item_id"])
-    return found, place
+    return found, place, shown
 
 
 def retrieve_item(served: Served, call: ServedCall) -> Json:
     """Return an item (GET /conversations/{conversation_id}/items/{item_id})."""
-    found, place = _found_item(served, call)
-    return _items(found, place.message)[place.index]
+    _, place, shown = _found_item(served, call)
+    return shown.of(place.message)[place.index]
 
 
 def delete_item(served: Served, call: ServedCall) -> Json:
@@ -327,7 +360,7 @@ def delete_item(served: Served, call: ServedCall) -> Json:
     """
 
     def delete_now() -> None:
-        found, place = _found_item(served, call)
+        found, place, _ = _found_item(served, call)
 
         def retract(conversation: Conversation) -> None:
             conversation.retract(place.message.message_id, "deleted by the served API", place.message.version)

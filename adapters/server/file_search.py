@@ -161,6 +161,15 @@ def first_free(hits: Iterable[Hit]) -> int:
     return max((int(found[1]) for found in numbers if found is not None), default=0) + 1
 
 
+def hits_again(results: Sequence[Mapping[str, Any]], first: int = 1) -> list[Hit]:
+    """Return the passages in the `results` of an item that a client sends back, with markers counted from `first`."""
+    texts = ([str(each.get(name) or "") for name in ("filename", "file_id", "text")] for each in results)
+    return [
+        Hit(f"【{number}†{_shown(filename)}】", file_id, filename, float(given.get("score") or 0), text)
+        for number, (given, (filename, file_id, text)) in enumerate(zip(results, texts, strict=True), first)
+    ]
+
+
 def is_named_search(name: str) -> bool:
     """Return whether a function has one of the names under which files are searched."""
     return name.rstrip("_") == FILE_SEARCH
@@ -279,7 +288,10 @@ class _Searching:
         An exchange whose client carries out functions has several requests: what one finds, the answer to another may cite.
         """
         if self._hits is None:
-            own, history = self._event.exchange_id, self._journal.history(self._key, after=self._event.originator_version)
+            own, history = (
+                self._event.exchange_id,
+                self._journal.history(self._key, after=self._event.originator_version),
+            )
             said = (each for each in history if isinstance(each, e.MessageJournaled) and each.exchange_id == own)
             self._hits = [*hits_of([*self._before(), *map(restore_message, said)])]
         return self._hits

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from itertools import chain
 from pathlib import Path
 
 from threadledger.domain.conversation.attachments import media_type_of, part_for
 from threadledger.domain.conversation.messages import Message
-from threadledger.domain.conversation.parts import File, Part, Verbatim, part_of
+from threadledger.domain.conversation.parts import Audio, File, Image, Part, Verbatim, part_of
 from threadledger.domain.ids import now
 from threadledger.domain.journal import Journal
 from threadledger.domain.journal.blobs import CHUNK_BYTES
@@ -23,7 +23,7 @@ from .calls import Caller, Handler, Served, ServedCall, ServedFile, deleted_once
 from .ids import new_id
 from .pages import PageQuery, page_of
 
-FILE = "file-"
+FILE, IMAGE_FILE = "file-", "image_file"
 FILENAME_MAX_CHARS = 255
 EXPIRED_REMOVED_MAX = 20
 """Maximum number of files of a tenant that have expired, and are deleted when another one is uploaded."""
@@ -147,10 +147,11 @@ def file_of(served: Served, caller: Caller, file_id: str, param: str | None = "i
 def with_files(served: Served, caller: Caller, message: Message, param: str | None = None) -> Message:
     """Return a message with the bytes of the files that it names by the ids of this server.
 
-    `param` is the field of the message. Without it, other ids stay as they are: the provider may know them.
+    `param` is the field of the message; then parts keep the ids, which the message shows. Without it, other ids stay as they are:
+    the provider may know them.
 
     Raises:
-        ApiError: a 404, because a file is not the caller's.
+        ApiError: a 404, because a file is not the caller's, or a 400, because a thread's image is none.
     """
     if not isinstance(message.content, tuple):
         return message
@@ -159,8 +160,9 @@ def with_files(served: Served, caller: Caller, message: Message, param: str | No
 
 
 def _with_file(served: Served, caller: Caller, part: Part, param: str | None) -> Part:
-    named = part.file_id if isinstance(part, File) else _image_id(part)
-    if not named:
+    image = _image_named(part)
+    named = part.file_id if isinstance(part, File) and not part.blob else image.get("file_id")
+    if not isinstance(named, str) or not named:
         return part
     try:
         found = file_of(served, caller, named, param)
@@ -171,15 +173,27 @@ def _with_file(served: Served, caller: Caller, part: Part, param: str | None) ->
     pieces = found.read()
     begin = next(pieces, b"")
     media_type = media_type_of(begin[:16], found.record.filename)
+    if image.get("type") == IMAGE_FILE and not media_type.startswith("image/"):
+        raise bad_request(
+            f"Invalid '{param}': the file {named} is no image: attach it, so that it can be searched.",
+            param,
+            "invalid_value",
+        )
     kept = found.journal.blobs.add(chain([begin], pieces))
-    return part_of(part_for(kept, media_type, found.record.filename), str)
+    made = part_of(part_for(kept, media_type, found.record.filename), str)
+    if isinstance(made, Image) and isinstance(image.get("detail"), str):
+        made = replace(made, detail=image["detail"])
+    return replace(made, file_id=named) if param is not None and isinstance(made, Image | File | Audio) else made
 
 
-def _image_id(part: Part) -> str:
-    """Return the file that an image of a request names, in the forms of Responses."""
-    given = part.as_json() if isinstance(part, Verbatim) else {}
-    name = given.get("file_id") if given.get("type") == "input_image" else None
-    return name if isinstance(name, str) else ""
+def _image_named(part: Part) -> Json:
+    """Return the type, file and detail of an image that a request names by its id; nothing of another part."""
+    match part.as_json() if isinstance(part, Verbatim) else {}:
+        case {"type": "input_image", "file_id": name, **rest}:
+            return {"type": "input_image", "file_id": name, "detail": rest.get("detail")}
+        case {"type": "image_file", "image_file": dict(inner)}:
+            return {**inner, "type": IMAGE_FILE}
+    return {}
 
 
 def file_object(record: FileRecord) -> Json:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from threadledger.domain.conversation import parse_message
-from threadledger.domain.conversation.items import app_message, is_of_the_model, output_messages
+from threadledger.domain.conversation.items import CALLS, app_message, is_of_the_model, output_messages
 from threadledger.domain.conversation.messages import JournaledMessage, Message, Role
 from threadledger.domain.conversation.native import RESPONSES, with_texts_in_place
 from threadledger.domain.conversation.parts import Audio, File, Image, Part, Text, Verbatim
@@ -23,16 +23,25 @@ from ..wire import Json, validation
 from ..wire.errors import bad_request, missing, wrong_type, wrong_value
 from ..wire.items import ITEM_TYPES, id_prefix
 from ..wire.limits import CALL_ID_MAX_CHARS, ITEM_ROLES
+from ..wire.options import RESPONSE_OPTIONS
 from ..wire.parts import ITEM_PARTS
+from .calls import ServedCall
 from .contents import INLINE_BYTES_MAX, data_url
-from .file_search import FILE_SEARCH, NOTHING_FOUND, hits_in
-from .ids import wire_id
+from .file_search import FILE_SEARCH, NOTHING_FOUND, Hit, first_free, hits_again, hits_in, is_named_search, result_text
+from .ids import new_id, wire_id
 
 ReadBlob = Callable[[str], Iterator[bytes]]
 
 INPUT_PARTS = ("input_text", "input_image", "input_file")
 REFERENCE = "item_reference"
 """Type of an item of a request that names another item by its id; an object with nothing but an id is one too."""
+
+SEARCH, SEARCH_ID = "file_search_call", "fs_"
+"""Type of an item that shows a search of files, and the beginning of its id: also of the call that is stored of one which a
+client sends back."""
+
+SEARCH_RESULTS = "file_search_call.results"
+"""What `include` names to see what a search of files found."""
 
 _ITEM_ID = re.compile(r"[a-z]+_([0-9a-f]{32})[0-9]{0,4}")
 _ANNOTATIONS: Mapping[str, frozenset[str]] = {
@@ -60,18 +69,22 @@ def messages_in(given: Any, where: str) -> list[Message]:
     if not isinstance(given, list):
         raise wrong_type(where, "one of a string or array of objects", given)
     found: list[Message] = []
+    hits: list[Hit] = []
     of_the_model: list[Json] = []
     for index, each in enumerate(given):
         place = f"{where}[{index}]"
         item = validation.an_object(each, place)
         kind = _kind_of(item, place)
         if is_of_the_model(item, kind) or app_message(item, kind) is None:
+            if kind not in CALLS and kind != SEARCH and any(map(_has_results, of_the_model)):
+                found += _searched_by_the_model(of_the_model, where, hits)
+                of_the_model = []
             of_the_model.append(_checked(item, kind, place))
             continue
-        found += _said_by_the_model(of_the_model, where)
+        found += _searched_by_the_model(of_the_model, where, hits)
         of_the_model = []
         found.append(_said_by_the_app(item, kind, place))
-    return [*found, *_said_by_the_model(of_the_model, where)]
+    return [*found, *_searched_by_the_model(of_the_model, where, hits)]
 
 
 def _kind_of(item: Json, where: str) -> str:
@@ -99,7 +112,56 @@ def _checked(item: Json, kind: str, where: str) -> Json:
     elif kind in ("function_call", "custom_tool_call"):
         _call_id(item, where)
         validation.required_string(item, "name", f"{where}.name")
+    elif _has_results(item):
+        return _with_call_id(item, where)
     return item
+
+
+def _has_results(item: Json) -> bool:
+    """Return whether an item is a search of files with what it found, which a model that calls functions can be shown."""
+    return item.get("type") == SEARCH and isinstance(item.get("results"), list)
+
+
+def _with_call_id(item: Json, where: str) -> Json:
+    """Return a search whose results and queries can be read, with the id of the call that is stored of it."""
+    for index, each in enumerate(item["results"]):
+        score = validation.an_object(each, f"{where}.results[{index}]").get("score")
+        if score is not None and (not isinstance(score, int | float) or isinstance(score, bool)):
+            raise wrong_type(f"{where}.results[{index}].score", "a number", score)
+    for index, each in enumerate(validation.array(item.get("queries") or [], f"{where}.queries")):
+        validation.string(each, f"{where}.queries[{index}]")
+    name = item.get("id")
+    if not isinstance(name, str) or not name.startswith(SEARCH_ID) or len(name) > CALL_ID_MAX_CHARS:
+        name = new_id(SEARCH_ID, f"{where}\n{json.dumps(item)}")
+    return item | {"call_id": name}
+
+
+def _searched_by_the_model(items: Sequence[Json], where: str, hits: list[Hit]) -> Iterator[Message]:
+    """Yield what the model said; searches with results are calls, which their results follow, and then the calls of the app.
+
+    `hits` are the passages of the searches before; those of these are added, so that all markers differ.
+    """
+    searches = [each for each in items if _has_results(each)]
+    later = [each for each in items if each.get("type") in CALLS] if searches else []
+    said = [_call_of_search(each) if _has_results(each) else each for each in items if each not in later]
+    yield from _said_by_the_model(said, where)
+    for each in searches:
+        found = hits_again(each["results"], first_free(hits))
+        hits += found
+        try:
+            yield parse_message(
+                {"role": Role.TOOL.value, "tool_call_id": each["call_id"], "content": result_text(found)}
+            )
+        except InvalidMessage as error:
+            raise bad_request(f"Invalid '{where}': {error}", where, "invalid_value") from error
+    yield from _said_by_the_model(later, where)
+
+
+def _call_of_search(item: Json) -> Json:
+    queries = item.get("queries") or []
+    arguments = {"query": queries[0]} if len(queries) == 1 else {"queries": queries}
+    call = {"type": "function_call", "call_id": item["call_id"], "name": FILE_SEARCH}
+    return call | {"arguments": json.dumps(arguments, ensure_ascii=False)}
 
 
 def _call_id(item: Json, where: str) -> str:
@@ -154,10 +216,18 @@ def _said_by_the_app(item: Json, kind: str, where: str) -> Message:
 # To items
 
 
-def items_of(message: JournaledMessage, read_blob: ReadBlob, search: str = "") -> list[Json]:
-    """Return the items that a message is, in their order; `search` is the name of the function that searches files."""
+def items_of(
+    message: JournaledMessage, read_blob: ReadBlob, search: str = "", results: Mapping[str, str] | None = None
+) -> list[Json]:
+    """Return the items that a message is, in their order; `search` is the name of the function that searches files.
+
+    With `results`, by the ids of calls, its searches show what they found.
+    """
+    is_own = message.run_id is not None
     made = [
-        search_item(each["arguments"]) if _is_search(each, search) else each
+        search_item(each["arguments"], results.get(each["call_id"], "") if results is not None else None)
+        if _is_search(each, search) and (is_own or each["call_id"].startswith(SEARCH_ID))
+        else each
         for each in _items(message.message, read_blob)
     ]
     counts: Counter[str] = Counter()
@@ -169,12 +239,20 @@ def items_of(message: JournaledMessage, read_blob: ReadBlob, search: str = "") -
     return made
 
 
+def items_among(messages: Sequence[JournaledMessage], read_blob: ReadBlob, with_results: bool = False) -> list[Json]:
+    """Return the items of messages that follow each other, with what searches found if that is shown."""
+    texts = {each.message.tool_call_id: each.message.text for each in messages if each.message.tool_call_id is not None}
+    results = texts if with_results else None
+    shown = (each for each in messages if not is_search_result(each))
+    return [item for each in shown for item in items_of(each, read_blob, search_of(each), results)]
+
+
 def _is_search(item: Json, name: str) -> bool:
     return bool(name) and item["type"] == "function_call" and item["name"] == name
 
 
-def search_item(arguments: str) -> Json:
-    """Return the item of a search that the server has made, from the arguments of the call of its function."""
+def search_item(arguments: str, found: str | None = None) -> Json:
+    """Return the item of a search, from the arguments of the call of its function, and what that returned if it is shown."""
     try:
         given = json.loads(arguments)
     except ValueError:
@@ -182,20 +260,42 @@ def search_item(arguments: str) -> Json:
     said = given if isinstance(given, dict) else {}
     more = said.get("queries")
     queries = [said.get("query"), *(more if isinstance(more, list) else [more])]
-    made: Json = {"id": "", "type": "file_search_call", "queries": [each for each in queries if isinstance(each, str)]}
-    return made | {"status": "completed", "results": None}
+    made: Json = {"id": "", "type": SEARCH, "queries": [each for each in queries if isinstance(each, str)]}
+    results = [_result(hit) for hit in hits_in(found)] if found is not None else None
+    return made | {"status": "completed", "results": results}
+
+
+def _result(hit: Hit) -> Json:
+    return {"file_id": hit.file_id, "filename": hit.filename, "score": hit.score, "text": hit.text, "attributes": {}}
+
+
+def shows_results(call: ServedCall) -> bool:
+    """Return whether the query of a request asks for what searches found.
+
+    Raises:
+        ApiError: a 400, because `include` names what the API does not have.
+    """
+    included = [value for name, value in call.query_pairs if name in ("include", "include[]")]
+    RESPONSE_OPTIONS["include"](included, "include")
+    return SEARCH_RESULTS in included
 
 
 def search_of(message: JournaledMessage) -> str:
-    """Return the name of the function with which the run of a message searched files, if its calls may be such; else empty."""
-    if message.run_id is None or message.role_name != Role.ASSISTANT.value:
+    """Return the name of the function with which a message searched files, if its calls may be such; else empty.
+
+    The search is of the server's run, or a client has sent it with its results.
+    """
+    if message.role_name != Role.ASSISTANT.value:
         return ""
-    return next((call.name for call in message.message.calls() if call.name.rstrip("_") == FILE_SEARCH), "")
+    calls = (call for call in message.message.calls() if is_named_search(call.name))
+    return next((call.name for call in calls if message.run_id is not None or call.id.startswith(SEARCH_ID)), "")
 
 
 def is_search_result(message: JournaledMessage) -> bool:
-    """Return whether a message is what the server's search of files has found, which belongs to the item of the search."""
-    if not message.is_tool_result or message.run_id is None:
+    """Return whether a message is what a search of files has found, which belongs to the item of the search."""
+    if not message.is_tool_result:
+        return False
+    if message.run_id is None and not (message.message.tool_call_id or "").startswith(SEARCH_ID):
         return False
     return bool(hits_in(message.message.text)) or NOTHING_FOUND in message.message.text
 
@@ -338,6 +438,8 @@ def _input_part(part: Part, read_blob: ReadBlob) -> Json:
     match part:
         case Text():
             return {"type": "input_text", "text": part.text}
+        case Image() if part.blob and part.file_id:
+            return {"type": "input_image", "file_id": part.file_id, "detail": part.detail or "auto"}
         case Image() if part.url or part.size <= INLINE_BYTES_MAX:
             url = part.url or data_url(part.media_type, part.blob, read_blob)
             return {"type": "input_image", "image_url": url, "detail": part.detail or "auto"}
@@ -355,6 +457,8 @@ def _input_part(part: Part, read_blob: ReadBlob) -> Json:
                 "type": "input_text",
                 "text": f"[a file of {part.size:,} bytes: {part.filename or part.media_type}]",
             }
+        case Audio(file_id=str(name)) if name:
+            return {"type": "input_file", "file_id": name}
         case Audio():
             return {"type": "input_text", "text": "[a recording]"}
     return _other_part(part.as_json())

@@ -45,7 +45,10 @@ class RequestInProgress:
         raw_path: bytes = scope.get("raw_path") or request.url.path.encode()
         path = raw_path.partition(b"?")[0].decode("ascii", "replace")
         self.request_id = f"req_{uuid4().hex}"
-        self.incoming = IncomingRequest(request.method, path, dict(request.query_params), request.headers)
+        query = request.query_params
+        self.incoming = IncomingRequest(
+            request.method, path, dict(query), request.headers, query_pairs=query.multi_items()
+        )
         self.call: ServedCall | None = None
         self.status = CLIENT_LEFT
         self.sent_bytes = 0

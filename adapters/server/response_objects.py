@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from threadledger.domain.conversation import events as e
 from threadledger.domain.conversation.messages import JournaledMessage, Parent, Source, restore_message
@@ -14,9 +14,9 @@ from threadledger.domain.ids import now, to_iso
 
 from ..wire import Json, objects
 from .contents import seconds, texts_in
-from .file_search import Hit, hits_in, search_name
-from .items import ReadBlob, items_of, output_text
-from .response_requests import SEARCH_RESULTS, response_tool, settings_shown
+from .file_search import search_name
+from .items import SEARCH, SEARCH_RESULTS, ReadBlob, items_of, output_text
+from .response_requests import response_tool, settings_shown
 from .run_objects import error_object, is_cut_off
 
 if TYPE_CHECKING:
@@ -154,8 +154,10 @@ def _end(found: ServedResponse, status: str, event: e.Event) -> None:
     found.ended, found.ended_at, found.ended_version = status, event.timestamp, event.originator_version
 
 
-def response_object(found: ServedResponse, profile: Profile | None, read_blob: ReadBlob, metadata: Any = None) -> Json:
-    """Return the API's object of a response."""
+def response_object(
+    found: ServedResponse, profile: Profile | None, read_blob: ReadBlob, *, with_results: bool = False
+) -> Json:
+    """Return the API's object of a response, `with_results` of searches also if its request did not ask for them."""
     event, request = found.request, found.request.request
     shown: Json = dict(request.get("shown") or {})
     if profile is not None:
@@ -176,17 +178,17 @@ def response_object(found: ServedResponse, profile: Profile | None, read_blob: R
         seconds(event.timestamp),
         given,
         tools=tools,
-        metadata=texts_in(event.metadata if metadata is None else metadata),
+        metadata=texts_in(event.metadata),
         conversation_id=request.get("conversation"),
     )
     made |= {"presence_penalty": 0.0, "frequency_penalty": 0.0, "top_logprobs": shown.get("top_logprobs") or 0}
     made["reasoning"] = {"effort": None, "summary": None} | (shown.get("reasoning") or {})
     if not found.ended:
         return made | objects.UNFINISHED | {"status": found.status}
-    return made | _end_of(found, read_blob, search_name(profile.tools) if profile is not None else "")
+    return made | _end_of(found, read_blob, search_name(profile.tools) if profile is not None else "", with_results)
 
 
-def _end_of(found: ServedResponse, read_blob: ReadBlob, search: str) -> Json:
+def _end_of(found: ServedResponse, read_blob: ReadBlob, search: str, with_results: bool) -> Json:
     state: Json = {"status": found.ended, "usage": usage_of(found) if found.completed else None}
     if found.ended == "completed" and found.ended_at is not None:
         state["completed_at"] = seconds(found.ended_at)
@@ -196,27 +198,23 @@ def _end_of(found: ServedResponse, read_blob: ReadBlob, search: str) -> Json:
     if found.ended == "failed":
         state["error"] = error_object(found.failed)
     if found.completed:
-        state["output"] = output_of(found, read_blob, search)
+        state["output"] = output_of(found, read_blob, search, with_results)
     return state
 
 
-def output_of(found: ServedResponse, read_blob: ReadBlob, search: str = "") -> list[Json]:
+def output_of(found: ServedResponse, read_blob: ReadBlob, search: str, with_results: bool) -> list[Json]:
     """Return the items that a response produced.
 
     In a streamed one, what is sent while it is written comes first: a client was told their places.
     """
-    results = {each.tool_call_id: restore_message(each).text for each in found.said if each.tool_call_id is not None}
+    texts = {each.tool_call_id: restore_message(each).text for each in found.said if each.tool_call_id is not None}
+    is_asked = with_results or SEARCH_RESULTS in (found.request.request.get("include") or ())
+    results = texts if is_asked else None
     items: list[Json] = []
     for event in found.said:
         if event.tool_call_id is not None:
             continue
-        message = _placed(event)
-        own = items_of(message, read_blob, search)
-        searches = (each for each in own if each["type"] == "file_search_call")
-        calls = (call for call in message.message.calls() if call.name == search)
-        for item, call in zip(searches, calls, strict=False):
-            if SEARCH_RESULTS in (found.request.request.get("include") or ()):
-                item["results"] = [_result(hit) for hit in hits_in(results.get(call.id, ""))]
+        own = items_of(_placed(event), read_blob, search, results)
         items += map(_as_heard, own) if found.is_streamed else own
     return sorted(items, key=lambda each: each["type"] not in WHILE_WRITTEN) if found.is_streamed else items
 
@@ -230,12 +228,8 @@ def _as_heard(item: Json) -> Json:
     return item | {"content": [output_text("".join(each.get("text") or each["refusal"] for each in parts), notes)]}
 
 
-WHILE_WRITTEN = frozenset({"message", "file_search_call"})
+WHILE_WRITTEN = frozenset({"message", SEARCH})
 """Types of items that are sent while the answer is written."""
-
-
-def _result(hit: Hit) -> Json:
-    return {"file_id": hit.file_id, "filename": hit.filename, "score": hit.score, "text": hit.text, "attributes": {}}
 
 
 def _placed(event: e.MessageJournaled) -> JournaledMessage:

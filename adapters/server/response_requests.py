@@ -27,7 +27,7 @@ from .file_search import FILE_SEARCH
 from .files import with_files
 from .hosted_tools import SERVER_RUN, checked_choice, checked_tools, require_dropping
 from .ids import new_id
-from .items import messages_in
+from .items import SEARCH_RESULTS, messages_in
 from .limits import RESPONSE_SECONDS, RESPONSE_WINDOWS
 from .vector_stores import no_such_store
 
@@ -47,9 +47,6 @@ SHOWN = (
     *("reasoning", "max_tool_calls", "top_logprobs", "tool_choice", "max_output_tokens"),
 )
 """Fields that the object of the response shows as they were given."""
-
-SEARCH_RESULTS = "file_search_call.results"
-"""What `include` names to see what a search of files found."""
 
 SHOWN_CHARS_MAX = 1_024
 """Length up to which the JSON of such a field is recorded, in characters."""

@@ -29,7 +29,7 @@ from .calls import Handler, Served, ServedCall, deleted_once
 from .chat_objects import refusal_of_failure
 from .file_search import search_name
 from .ids import new_id
-from .items import items_of, messages_in
+from .items import items_among, messages_in, shows_results
 from .live_runs import LISTEN_SECONDS, LiveRun
 from .pages import PageQuery, page_in
 from .refusals import AGAIN, SERVER_ERROR
@@ -67,9 +67,9 @@ class FoundResponse:
         """Return the id of its exchange."""
         return self.response.request.exchange_id
 
-    def object(self) -> Json:
-        """Return the API's object of it."""
-        return response_object(self.response, self.profile, self.journal.read_blob)
+    def object(self, with_results: bool = False) -> Json:
+        """Return the API's object of it, `with_results` of searches also if its request did not ask for them."""
+        return response_object(self.response, self.profile, self.journal.read_blob, with_results=with_results)
 
 
 @dataclass(frozen=True)
@@ -377,9 +377,9 @@ def find_response(served: Served, call: ServedCall) -> FoundResponse:
 
 def retrieve(served: Served, call: ServedCall) -> Json | EventStream:
     """Return a response, or its stream from the event after `starting_after` (GET /responses/{response_id})."""
-    found = find_response(served, call)
+    found, with_results = find_response(served, call), shows_results(call)
     if not call.wants_stream:
-        return found.object()
+        return found.object(with_results)
     given = call.query.get("starting_after", "-1")
     if not _AFTER.fullmatch(given):
         raise errors.wrong_type("starting_after", "an integer", given)
@@ -430,15 +430,13 @@ def list_input_items(served: Served, call: ServedCall) -> Json:
     """Return a page of the items of a response's input (GET /responses/{response_id}/input_items)."""
     found, query = find_response(served, call), PageQuery.of(call.query)
     request, first = found.response.request, found.response.first_version
-    items: list[Json] = []
+    messages: list[JournaledMessage] = []
     if first is not None:
         for event in found.journal.history(found.key, first - 1, request.originator_version - 1):
             if isinstance(event, e.MessageJournaled):
-                message = JournaledMessage(
-                    restore_message(event), event.message_id, event.originator_version, event.timestamp
-                )
-                items += items_of(message, found.journal.read_blob)
-    return page_in(items, query)
+                place = event.message_id, event.originator_version, event.timestamp
+                messages.append(JournaledMessage(restore_message(event), *place))
+    return page_in(items_among(messages, found.journal.read_blob, shows_results(call)), query)
 
 
 def count_input_tokens(served: Served, call: ServedCall) -> Json:

@@ -26,6 +26,7 @@ from ..wire.pages import not_in_list
 from . import tenants
 from .calls import Handler, Served, ServedCall, deleted_once
 from .contents import MESSAGE, is_shown, message_id_of, message_object, run_id_of, said, seconds, texts_in
+from .files import with_files
 from .ids import new_id, uuid_in, wire_id
 from .later_runs import names_of_runs
 from .pages import PageQuery, page_of
@@ -164,6 +165,7 @@ def messages_in(
     for index, each in enumerate(given):
         place = f"{where}[{index}]"
         message, metadata = said(validation.an_object(each, place), served.settings, f"{place}.")
+        message = with_files(served, call.caller, message, f"{place}.content")
         found.append((served.ledger.journal.keep(message), metadata))
     return found
 
@@ -273,7 +275,7 @@ def create_message(served: Served, call: ServedCall) -> Json:
     """Append a message, unless a run is active (POST /threads/{thread_id}/messages)."""
     thread = find_thread(served, call)
     given, metadata = said(call.body, served.settings)
-    message = thread.journal.keep(given)
+    message = thread.journal.keep(with_files(served, call.caller, given, "content"))
     resources = attached_to(served, call, thread, [message])
 
     def decide(conversation: Conversation) -> e.MessageJournaled:

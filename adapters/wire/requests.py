@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,8 @@ class IncomingRequest:
     body: bytes = b""
     upload: Upload | None = None
     problem: ApiError | None = None
+    query_pairs: Sequence[tuple[str, str]] = ()
+    """Names and values of the query in their order, also of a name that is given several times."""
 
 
 @dataclass
@@ -63,6 +65,7 @@ class RouteCall:
     query: Mapping[str, str] = field(default_factory=dict)
     body: Json = field(default_factory=dict)
     headers: dict[str, str] = field(default_factory=dict)
+    query_pairs: Sequence[tuple[str, str]] = ()
 
     @property
     def wants_stream(self) -> bool:

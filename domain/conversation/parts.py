@@ -29,21 +29,22 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """Represent an image by its URL, or by its bytes: the address of a blob, their type and their number."""
+    """Represent an image by its URL, or by its bytes: the address of a blob, their type, number, and the id that named them."""
 
     url: str = ""
     detail: str | None = None
     blob: str = ""
     media_type: str = ""
     size: int = 0
+    file_id: str = ""
 
     def as_json(self) -> JSON:
-        return {"type": "image_url", "image_url": _place(self, "url", _STORED_DATA) | _given(self, "detail")}
+        return {"type": "image_url", "image_url": _place(self, "url", _STORED_DATA) | _given(self, "detail", "file_id")}
 
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """Represent a file by the id under which the provider stores it, by its URL, or by its bytes, as an `Image`."""
+    """Represent a file by the id under which the provider stores it, by its URL, or as an `Image` by its bytes."""
 
     file_id: str = ""
     url: str = ""
@@ -55,7 +56,7 @@ class File:
     def as_json(self) -> JSON:
         named = _given(self, "filename")
         if self.blob:
-            return {"type": "file", "file": _given(self, *_STORED_DATA) | named}
+            return {"type": "file", "file": _given(self, *_STORED_DATA, "file_id") | named}
         return {
             "type": "file",
             "file": _place(self, "file_id" if self.file_id else "url", ("media_type", "size")) | named,
@@ -69,9 +70,11 @@ class Audio:
     blob: str
     format: str
     size: int = 0
+    file_id: str = ""
 
     def as_json(self) -> JSON:
-        return {"type": "input_audio", "input_audio": {"blob": self.blob, "format": self.format} | _given(self, "size")}
+        given = {"blob": self.blob, "format": self.format} | _given(self, "size", "file_id")
+        return {"type": "input_audio", "input_audio": given}
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,11 +133,11 @@ def _made(kind: Callable[..., Part], inner: Mapping[str, Any]) -> Part | None:
     return kind(**inner)
 
 
-_TEXTS = {"blob": str, "media_type": str, "size": int}
+_TEXTS = {"blob": str, "media_type": str, "size": int, "file_id": str}
 _FIELDS: Mapping[Any, Mapping[str, type]] = {
     Image: {"url": str, "detail": str, **_TEXTS},
-    File: {"file_id": str, "url": str, "filename": str, **_TEXTS},
-    Audio: {"format": str, "blob": str, "size": int},
+    File: {"url": str, "filename": str, **_TEXTS},
+    Audio: {"format": str, "blob": str, "size": int, "file_id": str},
 }
 
 
@@ -174,9 +177,9 @@ def _inner_of(part: Verbatim) -> Mapping[str, Any] | None:
 
 
 _FIELDS_WITH_BLOB = {
-    "image_url": ("media_type", "detail"),
-    "file": ("media_type", "filename"),
-    "input_audio": ("format",),
+    "image_url": ("media_type", "detail", "file_id"),
+    "file": ("media_type", "filename", "file_id"),
+    "input_audio": ("format", "file_id"),
 }
 """Fields of a part that refers to stored bytes, besides their address and size."""
 

@@ -584,6 +584,7 @@ def shapes_of(address: str, api: str) -> list[Json]:
         {"type": "file", "file": stored | {"filename": "a.png"}},
         {"type": "file", "file": {"file_id": address}},
         {"type": "input_audio", "input_audio": {"blob": address, "format": "wav"}},
+        {"type": "text", "text": address},
     ]
 
 

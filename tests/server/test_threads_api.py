@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from typing import Any
 
 import openai
@@ -17,6 +18,9 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the SDK
 @pytest.fixture
 def threads(client: OpenAI) -> Any:
     return client.beta.threads
+
+
+PIXEL = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNk+A8AAQUBAScY42YAAAAASUVORK5CYII=")
 
 
 def texts(messages: Any) -> list[str]:
@@ -102,20 +106,51 @@ def test_threads_are_listed_the_last_started_first(threads: Any, client: OpenAI)
     assert listed() == ids[3::-1]
 
 
-def test_parts_of_messages_come_back_as_they_were_given(threads: Any) -> None:
+def test_parts_of_messages_come_back_as_they_were_given(threads: Any, client: OpenAI) -> None:
+    file_id = client.files.create(file=("pixel.png", PIXEL), purpose="vision").id
     parts = [
         {"type": "text", "text": "What is this?"},
         {"type": "image_url", "image_url": {"url": "https://x.test/a.png", "detail": "low"}},
-        {"type": "image_file", "image_file": {"file_id": "file-1", "detail": "low"}},
+        {"type": "image_file", "image_file": {"file_id": file_id, "detail": "low"}},
     ]
     thread = threads.create(messages=[{"role": "user", "content": parts}])
-    [message] = threads.messages.list(thread.id).data
-    shown = [each.model_dump(exclude_none=True) for each in message.content]
-    assert shown[:2] == [
-        {"type": "text", "text": {"value": "What is this?", "annotations": []}},
-        {"type": "image_url", "image_url": {"url": "https://x.test/a.png", "detail": "low"}},
-    ]
-    assert shown[2]["type"] == "image_file"
+    threads.messages.create(thread.id, role="user", content=parts)
+    client.files.delete(file_id)
+    for message in threads.messages.list(thread.id).data:
+        shown = [each.model_dump(exclude_none=True) for each in message.content]
+        assert shown == [{"type": "text", "text": {"value": "What is this?", "annotations": []}}, *parts[1:]]
+
+
+def test_a_model_sees_the_image_that_a_message_names_by_its_file(threads: Any, client: OpenAI, simulator: Any) -> None:
+    file_id = client.files.create(file=("pixel.png", PIXEL), purpose="vision").id
+    image = {"role": "user", "content": [{"type": "image_file", "image_file": {"file_id": file_id, "detail": "low"}}]}
+    assistant = client.beta.assistants.create(model="gpt-5.5")
+    thread = threads.create(messages=[image])
+    threads.messages.create(thread.id, **image)
+    more = {"assistant_id": assistant.id, "additional_messages": [image], "poll_interval_ms": 10}
+    assert threads.runs.create_and_poll(thread_id=thread.id, **more).status == "completed"
+    client.files.delete(file_id)
+    threads.runs.create_and_poll(thread_id=thread.id, assistant_id=assistant.id, poll_interval_ms=10)
+    url = f"data:image/png;base64,{base64.b64encode(PIXEL).decode()}"
+    for request in simulator.requests:
+        sent = [each["content"] for each in request.body["messages"] if each["role"] == "user"]
+        assert sent == [[{"type": "image_url", "image_url": {"url": url, "detail": "low"}}]] * 3
+    assert len(simulator.requests) == 2
+
+
+def test_a_message_cannot_name_an_image_that_does_not_exist_or_is_none(threads: Any, client: OpenAI) -> None:
+    def said(file_id: str) -> Any:
+        return {"role": "user", "content": [{"type": "image_file", "image_file": {"file_id": file_id}}]}
+
+    with pytest.raises(openai.NotFoundError, match="No such File object: file-none"):
+        threads.create(messages=[said("file-none")])
+    thread = threads.create()
+    with pytest.raises(openai.NotFoundError, match="file-none"):
+        threads.messages.create(thread.id, **said("file-none"))
+    text = client.files.create(file=("note.txt", b"A note"), purpose="assistants").id
+    with pytest.raises(openai.BadRequestError, match="is no image"):
+        threads.messages.create(thread.id, **said(text))
+    assert threads.messages.list(thread.id).data == []
 
 
 @pytest.mark.parametrize(
