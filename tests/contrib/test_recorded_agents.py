@@ -284,6 +284,28 @@ def test_an_incomplete_response_is_a_failed_run(play: Play) -> None:
     play(story)
 
 
+@pytest.mark.parametrize(
+    ("way", "reason"),
+    [
+        (("chat", "client", True), "length"),
+        (("chat", "model", True), "length"),
+        (("chat", "model", False), "content_filter"),
+    ],
+    ids=str,
+)
+def test_a_chat_model_of_the_sdk_drops_why_a_text_ended_and_a_recorded_client_keeps_it(play: Play, reason: str) -> None:
+    async def story(it: Agency) -> None:
+        it.fail(incomplete="max_output_tokens" if reason == "length" else reason)
+        said = (await it.run(it.agent(), "Tell me all.", "It is a long story.")).final_output
+        assert said
+        failures = [each.facts.details["finish_reason"] for each in it.ledger.failures()]
+        assert failures == ([reason] if it.recorded_by == "client" else [])
+        shown = [each.message.text for each in it.ledger.conversation(KEY).memory().messages]
+        assert shown == ["Tell me all.", said]
+
+    play(story)
+
+
 @each_way
 def test_a_response_that_failed_has_the_providers_words(play: Play) -> None:
     async def story(it: Agency) -> None:
