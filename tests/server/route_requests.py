@@ -38,8 +38,9 @@ BOUNDARY = "a-line-that-no-file-has"
 SEARCH: Json = {"type": "file_search"}
 FILES: Json = {"tool_resources": {"file_search": {"vector_store_ids": ["{vector_store_id}"]}}}
 SEARCHING: Json = {"tools": [SEARCH], **FILES}
-READ: Json = {**HELLO, "attachments": [{"file_id": "{file_id}", "tools": [SEARCH]}]}
-"""A message with a file that is searched."""
+IMAGE: Json = {"type": "image_file", "image_file": {"file_id": "{image_id}"}}
+READ: Json = {"role": "user", "content": [IMAGE], "attachments": [{"file_id": "{file_id}", "tools": [SEARCH]}]}
+"""A message with an image, and a file that is searched."""
 
 SERVED = tuple(each for each in (*ROUTES, *OWN_ROUTES) if each.operation in HANDLERS)
 """Routes that have a handler."""

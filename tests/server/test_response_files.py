@@ -220,6 +220,14 @@ def test_a_search_that_a_client_sends_back_is_shown_as_the_server_shows_its_own(
     assert sent == [each | {"id": ""} for each in output if each["type"] == "file_search_call"]
 
 
+def test_a_search_that_is_named_by_its_id_is_shown_with_what_it_found(
+    api: OpenAI, search: Any, upstream: Searching
+) -> None:
+    [_, found, _] = ask(api, tools=[search]).output
+    ask(api, [{"type": "item_reference", "id": found.id}, {"role": "user", "content": "And?"}])
+    assert [each["filename"] for each in shown_results(upstream)] == ["handbook.md"]
+
+
 def test_a_search_without_results_is_kept_as_it_was_sent(api: OpenAI, upstream: Searching) -> None:
     searched = {"id": "fs_1", "type": "file_search_call", "queries": ["days"], "status": "completed", "results": None}
     answer = ask(api, [searched, {"role": "user", "content": "And?"}])

@@ -153,10 +153,12 @@ class World:
         return own | self.completed(tenant) | self.filed(tenant) | self.responded(tenant, own.get("conversation_id"))
 
     def filed(self, tenant: str) -> dict[str, str]:
-        """Return the ids of a file, of a vector store that has it, and of the batch with which it was added."""
+        """Return the ids of an image, of a file, of a vector store that has that, and of the batch with which it was added."""
         mark = MARKS[tenant]
         upload = {FORM: [f"{mark}.txt", f"Here is the {mark}."], "purpose": "assistants"}
-        own = {"file_id": self.ask(tenant, "create_file", upload)["id"]}
+        image = {FORM: [f"{mark}.png", f"A picture of the {mark}."], "purpose": "vision"}
+        own = {"image_id": self.ask(tenant, "create_file", image)["id"]}
+        own["file_id"] = self.ask(tenant, "create_file", upload)["id"]
         own["vector_store_id"] = self.ask(tenant, "create_vector_store", {"name": mark})["id"]
         given = {"file_ids": [own["file_id"]], "attributes": {"by": mark}}
         batch = self.ask(tenant, "create_file_batch", given, vector_store_id=own["vector_store_id"])
