@@ -444,8 +444,9 @@ def submit_tool_outputs(served: Served, call: ServedCall) -> Json | EventStream:
         live = served.runner.run(thread.key, run.exchange_id, actor, stream=call.wants_stream, resumed=resumed)
     if not call.wants_stream:
         return shown
-    steps = [each for each in steps_of(found.run, shown) if each["type"] == "tool_calls"]
-    return run_stream(call, served, found, live, [("thread.run.step.completed", each) for each in steps[-1:]])
+    steps = [each for each in steps_of(found.run, shown) if each["type"] == "tool_calls"][-1:]
+    done = [("thread.run.step.completed", each) for each in steps if each["status"] == "completed"]
+    return run_stream(call, served, found, live, done)
 
 
 def _require_own_calls(run: ServedRun) -> None:
