@@ -15,7 +15,8 @@ from threadledger.adapters.server import vector_stores as handlers
 from threadledger.adapters.sql.views.file_search import FileSearchView, index_of
 from threadledger.domain.conversation import events as e
 from threadledger.domain.conversation.file_text import FILE_TEXT_BYTES_MAX, passages
-from threadledger.domain.conversation.files import Chunking, FileSearch, StoreFile
+from threadledger.domain.conversation.files import Chunking, FileCounts, FileSearch, StoreFile
+from threadledger.domain.conversation.listing import ListPage
 from threadledger.domain.ids import now
 from threadledger.domain.ledger import FileRecord, FileStore, Ledger, VectorStoreRecord, VectorStores
 
@@ -502,6 +503,68 @@ def test_a_file_that_is_changed_in_one_batch_of_events_is_indexed_as_it_is_at_th
     shelf.files.delete("one", "file-a.md")
     assert [name for name, *_ in shelf.found("one", "vacation")] == ["c.txt"]
     assert shelf.stores.counts(record).completed == 2
+
+
+@pytest.mark.parametrize(("indexed", "then"), [("after each event", "nothing"), ("at the end", "removed")])
+def test_a_file_that_was_deleted_while_it_was_added_is_in_no_store(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch, any_db_url: str, indexed: str, then: str
+) -> None:
+    def index() -> None:
+        if indexed == "after each event":
+            shelf.stores.counts(record)
+            shelf.stores.lists.index()
+
+    # The process that deletes the file ends before its bytes are removed, and the other one has read them before.
+    monkeypatch.setattr("threadledger.adapters.sql.blobs.SqlBlobs.remove", lambda *_: None)
+    shelf.fill("one", {"a.txt": "a lantern", "b.txt": "a quagga"})
+    record = shelf.stores.get("one", "vs_1")
+    assert record is not None
+    index()
+    both = shelf.stores.lists.store_files(record.stream, ListPage(limit=9))
+    (read,) = [each for each in both if each.file_id == "file-b.txt"]
+    shelf.files.delete("one", "file-b.txt")
+    index()
+    shelf.stores.add(record, [read], batch_id="vsfb_1")
+    index()
+    if then == "removed":
+        shelf.stores.remove(record, "file-b.txt")
+    assert_only_one_file(shelf)
+    with open_ledger(load_settings(db=any_db_url, backends=("chat",), openai_api_key="sk-test")) as again:
+        assert_only_one_file(Shelf(again))
+        again.journal.views.rebuild()
+        assert_only_one_file(Shelf(again))
+        assert [*again.journal.views.check()] == []
+
+
+def assert_only_one_file(shelf: Shelf) -> None:
+    """Fail unless a store has one file, a.txt, in every list and index."""
+    record = shelf.stores.get("one", "vs_1")
+    assert record is not None
+    lists = shelf.stores.lists
+    assert [name for name, *_ in shelf.found("one", "quagga lantern")] == ["a.txt"]
+    assert shelf.entries("one", "quagga") == 0
+    assert [each.filename for each in lists.store_files(record.stream, ListPage(limit=9))] == ["a.txt"]
+    assert lists.store_files(record.stream, ListPage(limit=9), batch_id="vsfb_1") == []
+    assert lists.passages(record.stream, "file-b.txt") == []
+    assert (shelf.stores.file(record, "file-b.txt"), shelf.stores.counts(record)) == (None, FileCounts(1, 0, 9))
+
+
+def test_a_request_that_adds_a_file_which_is_deleted_meanwhile_is_a_404(
+    client: OpenAI, store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file_id, read = put(client, "quagga.txt", "a quagga"), handlers.read_files
+
+    def read_and_delete(*given: Any) -> Any:
+        found = read(*given)
+        assert client.files.delete(file_id).deleted
+        return found
+
+    monkeypatch.setattr(handlers, "read_files", read_and_delete)
+    with pytest.raises(openai.NotFoundError):
+        client.vector_stores.files.create(store, file_id=file_id)
+    assert file_id not in [each.id for each in client.vector_stores.files.list(store)]
+    assert client.vector_stores.retrieve(store).file_counts.total == 2
+    assert found(client, store, "quagga") == []
 
 
 def test_texts_of_many_files_are_events_of_bounded_size(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:

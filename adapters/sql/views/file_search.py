@@ -32,7 +32,7 @@ from threadledger.domain.journal import Row, restore
 from .catching_up import View
 from .search import words_of
 from .transaction import ViewTransaction
-from .vector_stores import owned
+from .vector_stores import deleted, owned
 
 PASSAGES_MAX = 1 << 20
 """More than the number of passages that one event adds: they have successive numbers."""
@@ -124,7 +124,7 @@ class FileSearchView(View[Known, IndexChanges]):
     """
 
     name = "passages"
-    version = 1
+    version = 2
     topics = (
         events.VectorStoreFilesAdded.__name__,
         events.VectorStoreFileRemoved.__name__,
@@ -213,9 +213,15 @@ class FileSearchView(View[Known, IndexChanges]):
 
     def apply(self, transaction: ViewTransaction, generation: int, changes: IndexChanges) -> None:
         begin, index = self.prefix(generation), index_of(transaction)
+        gone = deleted(transaction, {step.owned for step in changes.steps if step.what == "add"})
+        left_out: set[tuple[str, str]] = set()
         for step in changes.steps:
             place = step.store, step.file
             match step.what:
+                case "add" if step.owned in gone:
+                    left_out.add(place)
+                case "file" if place in left_out:
+                    left_out.discard(place)  # a later event of the same batch removes what was not added
                 case "add":
                     rows = [(number, *place, n, text) for n, (number, text, _) in enumerate(step.passages)]
                     transaction.insert(f"{begin}passages", _PASSAGES, rows)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from threadledger.domain.conversation import events
@@ -21,7 +21,7 @@ from threadledger.domain.ids import to_iso
 
 from .catching_up import Taken
 from .created import CreatedView, paged
-from .transaction import ViewTransaction
+from .transaction import ViewTransaction, values_of
 
 _TABLES = (
     "CREATE TABLE {begin}listed (name {text} PRIMARY KEY, tenant {text}, created {text}, "
@@ -63,7 +63,7 @@ class VectorStoresView(CreatedView[list[Operation]]):
     """Store the place of every vector store in the list of its tenant, its files, and their numbers."""
 
     name = "stores"
-    version = 1
+    version = 2
     topics = (
         events.VectorStoreDefined.__name__,
         events.VectorStoreDeleted.__name__,
@@ -99,7 +99,11 @@ class VectorStoresView(CreatedView[list[Operation]]):
 
     def apply(self, transaction: ViewTransaction, generation: int, changes: list[Operation]) -> None:
         begin = self.prefix(generation)
+        gone = deleted(transaction, {values[2] for what, values in changes if what == "add"})
         for what, values in changes:
+            if what == "add" and values[2] in gone:
+                self._remove(transaction, begin, *values[:2])
+                continue
             getattr(self, f"_{what}")(transaction, begin, *values)
 
     @staticmethod
@@ -226,6 +230,22 @@ class VectorStoresView(CreatedView[list[Operation]]):
 def owned(tenant: str, file_id: str) -> str:
     """Return the name of a file among those of all tenants."""
     return f"{tenant}/{file_id}"
+
+
+def deleted(transaction: ViewTransaction, names: Collection[str]) -> set[str]:
+    """Return which of these files, named as by `owned`, were deleted; no event adds such a file to a view.
+
+    A file may be deleted while it is added to a vector store, so that the event that adds it comes last, and nothing removes it. A
+    deletion that the view has not reached yet counts too: it would remove the file in any case.
+    """
+    if not names:
+        return set()
+    source, given = values_of(transaction.kind, [FILE + each for each in names])
+    query = (
+        f"SELECT s.name FROM {source} JOIN streams s ON s.name = wanted.value "
+        "JOIN events e ON e.stream = s.stream AND e.version = s.version WHERE e.topic = 'FileDeleted'"
+    )
+    return {name.removeprefix(FILE) for (name,) in transaction.rows(query, (given,))}
 
 
 def _added(event: events.VectorStoreFilesAdded, name: str, moment: str, first: int) -> list[Operation]:
