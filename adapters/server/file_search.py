@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from threadledger.domain.conversation import events as e
@@ -87,6 +88,14 @@ class Hit(NamedTuple):
     filename: str
     score: float
     text: str
+    attributes: Mapping[str, Any] = MappingProxyType({})
+    """Attributes that the file had in its vector store."""
+
+    def as_json(self) -> Json:
+        """Return it as a model is shown it; attributes only if there are any."""
+        shown = self._asdict()
+        del shown["attributes"]
+        return shown | ({"attributes": dict(self.attributes)} if self.attributes else {})
 
 
 def tool_of(name: str = FILE_SEARCH) -> Json:
@@ -130,7 +139,14 @@ def found_in(stores: VectorStores, records: Sequence[VectorStoreRecord], wanted:
 def marked(found: Sequence[FoundChunk], first: int = 1) -> list[Hit]:
     """Return what was found with a marker for each passage, counted from `first`."""
     return [
-        Hit(f"【{number}†{_shown(each.filename)}】", each.file_id, each.filename, round(each.score, 4), each.text)
+        Hit(
+            f"【{number}†{_shown(each.filename)}】",
+            each.file_id,
+            each.filename,
+            round(each.score, 4),
+            each.text,
+            each.attributes,
+        )
         for number, each in enumerate(found, first)
     ]
 
@@ -143,15 +159,15 @@ def result_text(hits: Sequence[Hit]) -> str:
     """Return what a model is shown, and what is journaled: the passages as JSON, and how to cite them."""
     if not hits:
         return json.dumps({"results": [], "note": NOTHING_FOUND}, ensure_ascii=False)
-    return json.dumps({"results": [each._asdict() for each in hits], "note": CITE}, ensure_ascii=False)
+    return json.dumps({"results": [each.as_json() for each in hits], "note": CITE}, ensure_ascii=False)
 
 
 def hits_in(text: str) -> list[Hit]:
     """Return what was found from the text that `result_text` has made; nothing from any other text."""
     try:
         given = json.loads(text)
-        return [Hit(**{name: each[name] for name in Hit._fields}) for each in given["results"]]
-    except (ValueError, TypeError, LookupError, RecursionError):
+        return [_hit(each) for each in given["results"]]
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
         return []
 
 
@@ -165,7 +181,14 @@ def hits_again(results: Sequence[Mapping[str, Any]], first: int = 1) -> list[Hit
     """Return the passages in the `results` of an item that a client sends back, with markers counted from `first`."""
     texts = ([str(each.get(name) or "") for name in ("filename", "file_id", "text")] for each in results)
     return [
-        Hit(f"【{number}†{_shown(filename)}】", file_id, filename, float(given.get("score") or 0), text)
+        Hit(
+            f"【{number}†{_shown(filename)}】",
+            file_id,
+            filename,
+            float(given.get("score") or 0),
+            text,
+            given.get("attributes") or {},
+        )
         for number, (given, (filename, file_id, text)) in enumerate(zip(results, texts, strict=True), first)
     ]
 
@@ -182,6 +205,12 @@ def hits_of(messages: Iterable[Message]) -> Iterator[Hit]:
         called |= {call.id for call in message.calls() if is_named_search(call.name)}
         if message.tool_call_id in called:
             yield from hits_in(message.text)
+
+
+def _hit(given: Json) -> Hit:
+    attributes = given.get("attributes")
+    own = {name: given[name] for name in Hit._fields if name != "attributes"}
+    return Hit(**own, attributes=attributes if isinstance(attributes, dict) else {})
 
 
 class Citation(NamedTuple):

@@ -266,7 +266,8 @@ def search_item(arguments: str, found: str | None = None) -> Json:
 
 
 def _result(hit: Hit) -> Json:
-    return {"file_id": hit.file_id, "filename": hit.filename, "score": hit.score, "text": hit.text, "attributes": {}}
+    shown = {"file_id": hit.file_id, "filename": hit.filename, "score": hit.score, "text": hit.text}
+    return shown | {"attributes": dict(hit.attributes)}
 
 
 def shows_results(call: ServedCall) -> bool:

@@ -167,7 +167,9 @@ def searched_stores(served: Served, call: ServedCall, tools: Any) -> list[str]:
         where = f"tools[{index}]"
         if tool.get("vector_store_ids") is None:
             raise missing(f"{where}.vector_store_ids")
-        for place, each in enumerate(validation.array(tool["vector_store_ids"], f"{where}.vector_store_ids")):
+        for place, each in enumerate(
+            validation.array(tool["vector_store_ids"], f"{where}.vector_store_ids", of="strings")
+        ):
             name = validation.string(each, f"{where}.vector_store_ids[{place}]")
             if stores.get(call.caller.tenant, name) is None:
                 raise no_such_store(name)

@@ -43,7 +43,9 @@ def resources_of(
     validation.only_known(search, ("vector_store_ids", "vector_stores"), f"{param}.")
     stores = VectorStores(served.journal_of(call.caller))
     ids: list[str] = []
-    for each in validation.array(search.get("vector_store_ids") or [], f"{param}.vector_store_ids", STORES_MAX):
+    for each in validation.array(
+        search.get("vector_store_ids") or [], f"{param}.vector_store_ids", STORES_MAX, "strings"
+    ):
         name = validation.string(each, f"{param}.vector_store_ids[0]")
         if stores.get(call.caller.tenant, name) is None:
             raise no_such_store(name)

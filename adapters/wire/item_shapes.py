@@ -21,7 +21,7 @@ _SEARCH = tagged(
     {
         "search": record(
             {"type": anything},
-            {"query": text(), "queries": nullable(listed(text())), "sources": nullable(listed(_SOURCE))},
+            {"query": text(), "queries": nullable(listed(text(), of="strings")), "sources": nullable(listed(_SOURCE))},
         ),
         "open_page": record({"type": anything}, {"url": nullable(text())}),
         "find_in_page": record({"type": anything, "url": text(), "pattern": text()}),
@@ -60,7 +60,7 @@ ITEMS: Mapping[str, Check] = {
         {
             **_ITEM,
             "status": choice("in_progress", "searching", "completed", "incomplete", "failed"),
-            "queries": listed(text()),
+            "queries": listed(text(), of="strings"),
         },
         {"results": nullable(listed(_FOUND))},
     ),

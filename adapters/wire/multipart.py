@@ -19,6 +19,7 @@ FIELDS_MAX = 100
 
 _BOUNDARY = re.compile(r'boundary="?([^";,]{1,70})"?', re.IGNORECASE)
 _PARAMETER = re.compile(r'\b(name|filename)="((?:[^"\\]|\\.)*)"')
+_ESCAPE = re.compile(r'%(22|0[0-9A-F]|1[0-9AC-F])|\\([\\"])')
 _BAD_FORM = "We could not read the form of your request: it is not valid multipart/form-data."
 
 
@@ -136,7 +137,7 @@ class FormReader:
             return False
         head = self._buffer[:end].decode("utf-8", "replace")
         del self._buffer[: end + 4]
-        self._begin(dict(_PARAMETER.findall(head)))
+        self._begin({name: _unescaped(value) for name, value in _PARAMETER.findall(head)})
         self._step = self._body
         return True
 
@@ -155,7 +156,7 @@ class FormReader:
             return
         if self._file is not None:
             raise bad_request("The form has more than one file: upload them one by one.", self._name)
-        self._upload.filename = parameters["filename"].replace("%22", '"')
+        self._upload.filename = parameters["filename"]
         self._upload.path = self._new_file()
         self._file = self._upload.path.open("wb")
         self._name = None
@@ -176,6 +177,15 @@ class FormReader:
                 raise too_large(self._file_bytes, upload.size)
             self._hash.update(piece)
             self._file.write(piece)
+
+
+def _unescaped(value: str) -> str:
+    """Return a name as its sender had it.
+
+    Browsers and httpx write a quote and a line break as `%22`, `%0D` and `%0A`, httpx other control characters too; httpx and
+    older clients write a backslash as two, and older ones a quote as `\\"`. Everything else is sent as it is, `%41` too.
+    """
+    return _ESCAPE.sub(lambda found: found[2] or chr(int(found[1], 16)), value)
 
 
 def form_fields(given: dict[str, str]) -> dict[str, Any]:

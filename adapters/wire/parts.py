@@ -186,7 +186,7 @@ ANNOTATION = tagged(
 
 LOGPROB = record(
     {"token": text(), "logprob": decimal()},
-    {"bytes": nullable(listed(whole(0, 255))), "top_logprobs": listed(anything)},
+    {"bytes": nullable(listed(whole(0, 255), of="integers")), "top_logprobs": listed(anything)},
 )
 """Check of the probability of a token."""
 

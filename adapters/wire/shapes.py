@@ -55,15 +55,20 @@ def decimal(low: float | None = None, high: float | None = None) -> Check:
 def _require_within(value: float, where: str, low: float | None, high: float | None, kind: str) -> None:
     # NaN, which JSON parsers accept, is not within any bounds.
     if high is not None and value > high:
-        expected = f"Expected a value <= {high:g}, but got {value} instead."
+        expected = f"Expected a value <= {_plain(high)}, but got {value} instead."
         raise bad_request(
             f"Invalid '{where}': {kind} above maximum value. {expected}", where, f"{kind}_above_max_value"
         )
     if low is not None and not value >= low:
-        expected = f"Expected a value >= {low:g}, but got {value} instead."
+        expected = f"Expected a value >= {_plain(low)}, but got {value} instead."
         raise bad_request(
             f"Invalid '{where}': {kind} below minimum value. {expected}", where, f"{kind}_below_min_value"
         )
+
+
+def _plain(bound: float) -> str:
+    """Return a number as people write it: a large whole one has no exponent."""
+    return str(int(bound)) if bound == int(bound) else f"{bound:g}"
 
 
 def boolean(value: Any, where: str) -> None:
@@ -76,11 +81,11 @@ def anything(_value: Any, _where: str) -> None:
     """Accept every value."""
 
 
-def listed(check: Check = anything, maximum: int | None = None, minimum: int = 0) -> Check:
-    """Return a check for an array of `minimum` to `maximum` elements that each pass `check`."""
+def listed(check: Check = anything, maximum: int | None = None, minimum: int = 0, of: str = "objects") -> Check:
+    """Return a check for an array of `minimum` to `maximum` elements that each pass `check`; `of` says what they are."""
 
     def check_all(value: Any, where: str) -> None:
-        elements = array(value, where, maximum)
+        elements = array(value, where, maximum, of)
         if len(elements) < minimum:
             raise empty_array(where)
         for index, each in enumerate(elements):

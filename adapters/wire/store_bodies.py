@@ -37,7 +37,7 @@ RANKING = record(
 """Check of the options of a ranking; weights of kinds of search are ignored, because there is one kind."""
 
 _BOUND: Check = whole(1, SEARCH_RESULTS_MAX)
-_IDS: Check = listed(text(minimum=1))
+_IDS: Check = listed(text(minimum=1), of="strings")
 
 
 def expires_days(body: Json) -> int | None:
@@ -94,7 +94,7 @@ def file_ids(body: Json, maximum: int = STORE_FILES_MAX, where: str = "") -> lis
     given, param = body.get("file_ids"), f"{where}file_ids"
     if given is None:
         return []
-    _IDS(array(given, param, maximum), param)
+    _IDS(array(given, param, maximum, "strings"), param)
     return list(dict.fromkeys(given))
 
 
@@ -129,7 +129,7 @@ def queries_of(body: Json) -> list[str]:
         return [given]
     if not isinstance(given, list):
         raise wrong_type("query", "one of a string or array of strings", given)
-    listed(text(), SEARCH_QUERIES_MAX, 1)(given, "query")
+    listed(text(), SEARCH_QUERIES_MAX, 1, "strings")(given, "query")
     return list(given)
 
 
@@ -168,16 +168,24 @@ def condition_of(filters: Any, where: str = "filters") -> Accepts:
         if kind == "and":
             return lambda given: all(each(given) for each in inner)
         return lambda given: any(each(given) for each in inner)
+    if kind is None:
+        raise missing(f"{where}.type")
     kind = one_of(kind, f"{where}.type", (*COMPARISONS, "and", "or"))
     if filters.get("key") is None:
         raise missing(f"{where}.key")
     key, value = string(filters["key"], f"{where}.key"), filters.get("value")
     if kind in ("in", "nin"):
-        array(value, f"{where}.value")
-    elif not isinstance(value, str | int | float):
-        raise wrong_type(f"{where}.value", "a string, a number or a boolean", value)
+        for index, each in enumerate(array(value, f"{where}.value", of="strings, numbers or booleans")):
+            _comparable(each, f"{where}.value[{index}]")
+    else:
+        _comparable(value, f"{where}.value")
     compare = COMPARISONS[kind]
     return lambda given: compare(given.get(key), value)
+
+
+def _comparable(value: Any, where: str) -> None:
+    if not isinstance(value, str | int | float):
+        raise wrong_type(where, "a string, a number or a boolean", value)
 
 
 def _kind(value: Any) -> str:

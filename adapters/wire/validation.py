@@ -140,10 +140,10 @@ def one_of(value: Any, param: str, supported: Sequence[str]) -> str:
     return value
 
 
-def array(value: Any, param: str, maximum: int | None = None) -> list[Any]:
-    """Return `value` if it is an array of at most `maximum` elements."""
+def array(value: Any, param: str, maximum: int | None = None, of: str = "objects") -> list[Any]:
+    """Return `value` if it is an array of at most `maximum` elements; `of` says in the plural what they are."""
     if not isinstance(value, list):
-        raise wrong_type(param, "an array of objects", value)
+        raise wrong_type(param, f"an array of {of}", value)
     if maximum is not None and len(value) > maximum:
         raise bad_request(
             f"Invalid '{param}': array too long. Expected an array with maximum length {maximum}, "

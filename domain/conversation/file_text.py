@@ -86,7 +86,8 @@ def _decoded(data: bytes) -> str:
 class _Words(HTMLParser):
     """Collect the text of a page, with a line break in the place of each tag that ends a line."""
 
-    SILENT = frozenset({"script", "style", "head", "template", "noscript"})
+    SILENT = frozenset({"script", "style", "template", "noscript"})
+    """Tags without text; of the others in the head of a page, the title has some."""
     INLINE = frozenset({"a", "abbr", "b", "code", "em", "i", "mark", "small", "span", "strong", "sub", "sup", "u"})
 
     def __init__(self) -> None:

@@ -344,15 +344,25 @@ def test_a_search_is_not_dropped_with_the_tools_that_are_not_run(serving: Callab
 # The parts, without an API
 
 
-def chunk(name: str, text: str = "text") -> FoundChunk:
-    return FoundChunk(f"file-{name}", name, 0.5, text, {}, 0)
+def chunk(name: str, text: str = "text", **attributes: Any) -> FoundChunk:
+    return FoundChunk(f"file-{name}", name, 0.5, text, attributes, 0)
 
 
 def test_a_result_is_read_back_as_it_was_written_and_nothing_else_is() -> None:
-    hits = search.marked([chunk("a【b】†c\n.md", '】"}'), chunk("x" * 100), chunk(" ")], 7)
+    hits = search.marked([chunk("a【b】†c\n.md", '】"}'), chunk("x" * 100, year=2020), chunk(" ")], 7)
     assert [each.marker for each in hits] == ["【7†a b c .md】", f"【8†{'x' * 60}】", "【9†file】"]
     assert search.hits_in(search.result_text(hits)) == hits
-    for text in ("", "[]", "{}", '{"results": 7}', '{"results": [{"marker": "x"}]}', "【1†a】", "[" * 100_000):
+    assert [("attributes" in each) for each in json.loads(search.result_text(hits))["results"]] == [False, True, False]
+    for text in (
+        "",
+        "[]",
+        "{}",
+        '{"results": 7}',
+        '{"results": [7]}',
+        '{"results": [{"marker": "x"}]}',
+        "【1†a】",
+        "[" * 100_000,
+    ):
         assert search.hits_in(text) == []
     assert json.loads(search.result_text([]))["results"] == []
 

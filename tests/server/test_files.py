@@ -77,6 +77,33 @@ def test_a_file_is_returned_byte_for_byte_and_shown_with_its_facts(
     until(lambda: uploads() == [])
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a\\b.txt",
+        "C:\\x\\y.txt",
+        "\\\\host\\share.txt",
+        "a\\",
+        'a"b".txt',
+        '\\"',
+        "a%41.txt",
+        "100%.txt",
+        "a;b=c.txt",
+        "日本 😀.txt",
+    ],
+)
+def test_a_file_has_the_name_that_the_sdk_was_given(client: OpenAI, name: str) -> None:
+    assert client.files.create(file=(name, b"x"), purpose="assistants").filename == name
+
+
+@pytest.mark.parametrize(
+    ("sent", "name"),
+    [("C:\\x\\y.txt", "C:\\x\\y.txt"), ("a%22b.txt", 'a"b.txt'), ('a\\"b.txt', 'a"b.txt'), ("%7e.txt", "%7e.txt")],
+)
+def test_a_file_has_the_name_that_a_browser_or_an_older_client_meant(server: Any, sent: str, name: str) -> None:
+    assert upload(server, form(PURPOSE, name=sent)).json["filename"] == name
+
+
 def test_the_content_is_no_page_for_a_browser(server: Any) -> None:
     made = upload(server, form(PURPOSE, file=b"<script>alert(1)</script>", name="page.html")).json
     answer = say(server, "GET", f"/v1/files/{made['id']}/content")
@@ -190,6 +217,7 @@ def test_a_body_of_json_has_no_file(server: Any) -> None:
         (form(("purpose", "world peace")), "purpose"),
         (form(PURPOSE, name=""), "file"),
         (form(PURPOSE, name="a\x07b"), "file"),
+        (form(PURPOSE, name="a%0Ab"), "file"),
         (form(PURPOSE, name="n" * 256), "file"),
         (form(PURPOSE, files=2), "file"),
         (
@@ -211,6 +239,11 @@ def test_a_form_that_is_not_valid_is_a_400_and_leaves_nothing(
     assert (answer.status, answer.error["param"]) == (400, param)
     until(lambda: uploads() == [])
     assert blobs_of(server.served.ledger) == []
+
+
+def test_a_large_bound_is_written_as_a_whole_number(server: Any) -> None:
+    body = form(PURPOSE, ("expires_after[anchor]", "created_at"), ("expires_after[seconds]", "2592001"))
+    assert "Expected a value <= 2592000, but got 2592001 instead." in upload(server, body).error["message"]
 
 
 def test_a_form_without_a_boundary_is_a_400(server: Any) -> None:

@@ -243,6 +243,22 @@ def test_results_of_a_search_that_cannot_be_read_are_refused(api: OpenAI, found:
         ask(api, [searched, {"role": "user", "content": "And?"}])
 
 
+@pytest.mark.parametrize("streams", [False, True])
+def test_a_result_of_a_search_has_the_attributes_of_its_file(api: OpenAI, search: Any, streams: bool) -> None:
+    (store,) = search["vector_store_ids"]
+    (file,) = api.vector_stores.files.list(store)
+    given: Any = {"year": 2020.5, "draft": True, "kind": "handbook"}
+    api.vector_stores.files.update(file.id, vector_store_id=store, attributes=given)
+    asked = ask(api, tools=[search], include=["file_search_call.results"], stream=streams)
+    answer = [*asked][-1].response if streams else asked
+    again = api.responses.retrieve(answer.id, include=["file_search_call.results"])
+    for each in (answer, again):
+        (found,) = [item for item in each.output if item.type == "file_search_call"]
+        assert [hit.attributes for hit in found.results] == [given]
+    (shown,) = api.vector_stores.search(store, query="days returns").data
+    assert shown.attributes == given
+
+
 def test_a_stream_shows_the_search_where_the_finished_response_has_it(api: OpenAI, search: Any) -> None:
     events = [*ask(api, tools=[search], stream=True)]
     done = [each.item for each in events if each.type == "response.output_item.done"]

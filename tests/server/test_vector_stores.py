@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
@@ -81,7 +82,7 @@ def test_a_store_shows_what_it_was_given_and_counts_its_files(client: OpenAI) ->
         (
             "a.html",
             b"<head><title>t</title><style>x{}</style></head><body><p>In <b>Ly</b>on</p><script>no()</script>&amp; on</body>",
-            "In Lyon\n& on",
+            "t\nIn Lyon\n& on",
         ),
     ],
 )
@@ -304,6 +305,8 @@ def test_filters_choose_files_by_their_attributes(client: OpenAI, filters: Any, 
         ({"query": "x", "max_num_results": 0}, "max_num_results"),
         ({"query": "x", "max_num_results": 51}, "max_num_results"),
         ({"query": "x", "ranking_options": {"score_threshold": 2}}, "ranking_options.score_threshold"),
+        ({"query": "x", "filters": {}}, "filters.type"),
+        ({"query": "x", "filters": {"type": "in", "key": "a", "value": [1, None]}}, "filters.value[1]"),
         ({"query": "x", "filters": {"type": "like", "key": "a", "value": "b"}}, "filters.type"),
         ({"query": "x", "filters": {"type": "eq", "value": "b"}}, "filters.key"),
         ({"query": "x", "filters": {"type": "eq", "key": "a", "value": None}}, "filters.value"),
@@ -315,6 +318,28 @@ def test_a_search_that_is_not_valid_is_a_400(client: OpenAI, store: str, body: A
     with pytest.raises(openai.BadRequestError) as refused:
         client.post(f"/vector_stores/{store}/search", body=body, cast_to=object)
     assert refused.value.param == param
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({"query": "x", "filters": {}}, "Missing required parameter: 'filters.type'."),
+        (
+            {"query": "x", "filters": {"type": "in", "key": "year", "value": 2020}},
+            "Invalid type for 'filters.value': expected an array of strings, numbers or booleans, but got an integer instead.",
+        ),
+        (
+            {"query": [7]},
+            "Invalid type for 'query[0]': expected a string, but got an integer instead.",
+        ),
+    ],
+)
+def test_a_refusal_says_what_is_wrong_in_words_that_are_true(
+    client: OpenAI, store: str, body: Any, message: str
+) -> None:
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.post(f"/vector_stores/{store}/search", body=body, cast_to=object)
+    assert message in str(refused.value)
 
 
 def test_scores_are_from_0_to_1_sorted_and_have_a_threshold(client: OpenAI, store: str) -> None:
@@ -441,6 +466,31 @@ def test_common_words_of_a_large_store_hide_no_rare_one(shelf: Shelf) -> None:
     shelf.fill("one", texts | {"150.txt": "Kosten einer Laterne"})
     assert shelf.found("one", "Was sind die Kosten der Laterne?")[0][0] == "150.txt"
     assert len(shelf.found("one", "Kosten")) == 50
+
+
+def test_passages_with_common_words_alone_are_found_if_there_is_room(shelf: Shelf) -> None:
+    texts = {f"{n:03d}.txt": "Kosten " * (1 + n % 3) + f"der Reise {n}" for n in range(150)}
+    shelf.fill("one", texts | {"150.txt": "Kosten einer Laterne"})
+    hits = shelf.found("one", "Kosten der Laterne")
+    assert (hits[0][0], len({name for name, *_ in hits})) == ("150.txt", 50)
+    assert [score for _, score, _ in hits] == sorted((score for _, score, _ in hits), reverse=True)
+    assert 0 < hits[1][1] < hits[0][1] < 1
+
+
+def decomposed(text: str) -> str:
+    """Return a text with its syllables as letters."""
+    return unicodedata.normalize("NFD", text)
+
+
+KOREAN = {"a.txt": "서울은 대한민국의 수도입니다", "b.txt": "부산에서 기차를 탔다", "c.txt": "Seoul"}
+
+
+def test_words_of_korean_are_found_with_and_without_their_particles(shelf: Shelf) -> None:
+    shelf.fill("one", KOREAN | {"d.txt": decomposed("물은 맑다")})
+    wanted = {"서울": "a.txt", "서울에서": "a.txt", "수도": "a.txt", "기차": "b.txt", decomposed("대한민국"): "a.txt"}
+    for query, name in wanted.items():
+        assert name in [each for each, *_ in shelf.found("one", query)]
+    assert [each for each, *_ in shelf.found("one", "물")] == ["d.txt"]
 
 
 def test_ranks_show_nothing_of_other_tenants(shelf: Shelf) -> None:

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from threadledger.domain.conversation import events
 from threadledger.domain.conversation.file_text import NoText, passages, text_of_file
@@ -47,8 +48,8 @@ CANDIDATES_MAX = 100
 """Maximum number of passages of a store whose score is computed."""
 
 COMMON_SHARE = 0.5
-"""Share of the passages of a store above which a word is common: in a store with more passages than candidates, it is searched
-only if all words are."""
+"""Share of the passages of a store above which a word is common. In a store with more passages than candidates, those with rarer
+words come first, and those with common words alone are found if there is room; these are not ranked by the database."""
 
 MISSING_SHARE = 0.5
 """Weight of a word that the store does not have, as a share of the least weight of those that it has."""
@@ -213,12 +214,12 @@ class FileSearchView(View[Known, IndexChanges]):
 
     def apply(self, transaction: ViewTransaction, generation: int, changes: IndexChanges) -> None:
         begin, index = self.prefix(generation), index_of(transaction)
-        gone = deleted(transaction, {step.owned for step in changes.steps if step.what == "add"})
+        absent = deleted(transaction, {step.owned for step in changes.steps if step.what == "add"})
         left_out: set[tuple[str, str]] = set()
         for step in changes.steps:
             place = step.store, step.file
             match step.what:
-                case "add" if step.owned in gone:
+                case "add" if step.owned in absent:
                     left_out.add(place)
                 case "file" if place in left_out:
                     left_out.discard(place)  # a later event of the same batch removes what was not added
@@ -279,29 +280,44 @@ class FileSearchView(View[Known, IndexChanges]):
             return
         count, average = int(sizes[0][0]), max(float(sizes[0][1]) / float(sizes[0][0]), 1.0)
         numbers = {word: index.count(transaction, begin, index.term(store, word)) for word in words}
-        weights = _weights(numbers, count)
-        if not weights:
-            return
+        tiers = _weights(numbers, count)
+        found: dict[tuple[str, int], _Candidate] = {}
+        chosen: Mapping[str, float] = {}
+        for place, weights in enumerate(tiers):
+            if place and len(found) >= wanted.limit:
+                break
+            chosen = weights
+            terms = [index.term(store, word) for word in weights if numbers[word]]
+            most = CANDIDATES_MAX - len(found)
+            for each in self._candidates(transaction, begin, files, store, index.either(terms), by_rank=not place):
+                key = each.file_id, each.number
+                if key in found or not wanted.accepts(each.attributes) or each.expires_at <= wanted.at:
+                    continue
+                found[key] = each
+                most -= 1
+                if not most:
+                    break
+        for each in found.values():
+            score = _score(each.text, chosen, average)
+            yield FoundChunk(each.file_id, each.filename, score, each.text, each.attributes, each.number)
+
+    @staticmethod
+    def _candidates(
+        transaction: ViewTransaction, begin: str, files: str, store: str, expression: str, *, by_rank: bool
+    ) -> Iterator[_Candidate]:
+        """Yield the passages that match an expression, ranked by the database or, without its work, in the order of the index."""
+        index = index_of(transaction)
+        ordered, values = (index.rank, index.ranked(expression)) if by_rank else (f"w.{index.position}", ())
         query = (
             f"SELECT p.file, p.n, p.text, f.entry, f.attributes FROM {begin}words w "
             f"JOIN {begin}passages p ON p.id = w.{index.position} JOIN {files} f ON f.store = p.store AND f.file = p.file "
-            f"WHERE {index.matches} AND p.store = ? ORDER BY {index.rank}"
+            f"WHERE {index.matches} AND p.store = ? ORDER BY {ordered}"
         )
-        expression = index.either(
-            [index.term(store, word) for word, number in numbers.items() if number and word in weights]
-        )
-        most = CANDIDATES_MAX
-        for file_id, n, text, entry, attributes in transaction.each(
-            query, (*index.given(expression), store, *index.ranked(expression))
-        ):
-            given, facts = json.loads(attributes), json.loads(entry)
-            if not wanted.accepts(given) or (facts.get("expires_at") or NEVER) <= wanted.at:
-                continue
-            score = _score(text, weights, average)
-            yield FoundChunk(file_id, str(facts.get("filename", "")), score, text, given, int(n))
-            most -= 1
-            if not most:
-                return
+        rows = transaction.each(query, (*index.given(expression), store, *values))
+        for file_id, n, text, entry, attributes in rows:
+            facts = json.loads(entry)
+            expires = facts.get("expires_at") or NEVER
+            yield _Candidate(file_id, int(n), str(facts.get("filename", "")), text, json.loads(attributes), expires)
 
     def read_all(self, transaction: ViewTransaction, generation: int) -> None:
         """Read every row, to find out whether all can be read."""
@@ -314,14 +330,35 @@ class FileSearchView(View[Known, IndexChanges]):
             pass
 
 
+class _Candidate(NamedTuple):
+    """Hold a passage whose score is to be computed."""
+
+    file_id: str
+    number: int
+    filename: str
+    text: str
+    attributes: Mapping[str, Any]
+    expires_at: str
+
+
 def _is_of(place: tuple[str, str], event: events.FileDeleted) -> bool:
     """Return whether a place in a vector store is that of a deleted file: stores have files of their own tenant."""
     store, file_id = place
     return file_id == event.file_id and store.removeprefix(VECTOR_STORE).partition("/")[0] == event.tenant
 
 
+_HANGUL = re.compile("[\uac00-\ud7a3]|[\u1100-\u115f\ua960-\ua97c][\u1160-\u11ff\ud7b0-\ud7fb]*")
+"""Syllable of Korean, as one character or as its letters."""
+
+
 def indexed_words(text: str) -> list[str]:
-    """Return the folded words of a text, a plural as its singular: both a text and a query are read so."""
+    """Return the folded words of a text, a plural as its singular: both a text and a query are read so.
+
+    Each syllable of Korean is a word, as each character of scripts without spaces between words, because particles follow the
+    words without a space.
+    """
+    if not text.isascii():
+        text = _HANGUL.sub(r" \g<0> ", text)
     return [_singular(word) if word.isascii() else word for word in words_of(text)]
 
 
@@ -333,23 +370,25 @@ def _singular(word: str) -> str:
     return word
 
 
-def _weights(numbers: Mapping[str, int], count: int) -> dict[str, float]:
-    """Return the weight of each word of a query: the rarer in the store, the greater.
+def _weights(numbers: Mapping[str, int], count: int) -> list[dict[str, float]]:
+    """Return the weight of each word of a query: the rarer in the store, the greater; [] if the store has none of them.
 
-    Common words are left out unless all are, or all passages that have one are candidates. Words that the store does not have
-    weigh little: the same for all passages, which then match less. Without any word that the store has, there are no weights.
+    If there are too many passages to compare, the first weights leave common words out, and the second ones, with which more
+    is found, have them. Words that the store does not have weigh little: the same for all passages, which then match less.
     """
     chosen = [word for word in numbers if word not in STOP_WORDS]
     most = COMMON_SHARE * count if count > CANDIDATES_MAX else count
     rare = [word for word in chosen if 0 < numbers[word] <= most]
+    tiers: list[dict[str, float]] = []
     for among in (rare, chosen, [*numbers]):
         there = {
             word: math.log(1 + (count - numbers[word] + 0.5) / (numbers[word] + 0.5)) for word in among if numbers[word]
         }
-        if there:
+        if there and (not tiers or among is chosen):
             missing = [word for word in chosen if not numbers[word]]
-            return there | dict.fromkeys(missing, MISSING_SHARE * min(there.values()))
-    return {}
+            weights = there | dict.fromkeys(missing, MISSING_SHARE * min(there.values()))
+            tiers += [weights] if weights not in tiers else []
+    return tiers
 
 
 def _score(text: str, weights: Mapping[str, float], average: float) -> float:

@@ -235,8 +235,8 @@ def owned(tenant: str, file_id: str) -> str:
 def deleted(transaction: ViewTransaction, names: Collection[str]) -> set[str]:
     """Return which of these files, named as by `owned`, were deleted; no event adds such a file to a view.
 
-    A file may be deleted while it is added to a vector store, so that the event that adds it comes last, and nothing removes it. A
-    deletion that the view has not reached yet counts too: it would remove the file in any case.
+    A file may be deleted while it is added to a vector store, so that the event that adds it comes last, and nothing removes it.
+    A deletion that the view has not reached yet counts too: it would remove the file in any case.
     """
     if not names:
         return set()
