@@ -54,7 +54,7 @@ def _joined(several: Iterable[Event]) -> bytes:
 
 
 @dataclass
-class _Open:
+class _OpenMessage:
     """Hold what was sent of a message that is not complete."""
 
     created: int
@@ -70,7 +70,7 @@ class _Said:
     shown: Json
     first_id: str = ""
     """The first message that the newest attempt will write; each further one has the next id."""
-    open: dict[str, _Open] = field(default_factory=dict)
+    open: dict[str, _OpenMessage] = field(default_factory=dict)
     """Messages whose text is being sent, by their ids in the journal."""
     begun: set[str] = field(default_factory=set)
     """Ids of the messages and of the steps with calls that have begun."""
@@ -119,7 +119,7 @@ class _Said:
     def _begin(self, message_id: str) -> Iterator[Event]:
         if message_id in self.open:
             return
-        self.open[message_id] = _Open(seconds(now()))
+        self.open[message_id] = _OpenMessage(seconds(now()))
         self.begun.add(message_id)
         step = self._step(message_id, "in_progress")
         yield "thread.run.step.created", step
