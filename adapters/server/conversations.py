@@ -97,8 +97,11 @@ def _named_item(served: Served, call: ServedCall, item_id: str) -> Json | None:
         items = ShownItems(journal, lookups, with_results=True).of(message) if lookups is not None else []
         return next((each for each in items if each["id"] == item_id), None)
     found = _named_conversation(served, call) if message_id is not None else None
-    place = _find(found, found.lookups(), item_id) if found is not None else None
-    return _items(found, place.message)[place.index] if found is not None and place is not None else None
+    if found is None:
+        return None
+    shown = ShownItems(found.journal, found.lookups(), with_results=True)
+    place = _find(found, shown, item_id)
+    return shown.of(place.message)[place.index] if place is not None else None
 
 
 def _named_conversation(served: Served, call: ServedCall) -> FoundThread | None:
