@@ -113,16 +113,16 @@ def table(rows: Sequence[Row], columns: Sequence[str]) -> Any:
 def _grid(rows: Sequence[Row], columns: Sequence[str], long_column: int) -> Any:
     from rich.table import Table
 
-    wide_gaps = console().width >= WIDE_TERMINAL and _fits(rows, columns, long_column, gap=2)
-    drawn = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2 if wide_gaps else 1, 0, 0))
-    for column in columns:
+    gap = 2 if console().width >= WIDE_TERMINAL and _fits(rows, columns, long_column, gap=2) else 1
+    drawn = Table(box=None, pad_edge=False, header_style="bold", padding=(0, gap, 0, 0))
+    for column, width in _widths(rows, columns, long_column, gap).items():
         numeric = all(isinstance(row.get(column), (int, float)) for row in rows)
         drawn.add_column(
             column.replace("_", " "),
             justify="right" if numeric else "left",
             overflow="fold",
             no_wrap=column not in LONG_COLUMNS,
-            min_width=min(long_column, max(len(str(row.get(column))) for row in rows)),
+            width=width,
         )
     for row in rows:
         drawn.add_row(*(_cell(row.get(column)) for column in columns))
@@ -159,6 +159,22 @@ def _fits(rows: Sequence[Row], columns: Sequence[str], long_column: int, gap: in
     """Return whether columns with a gap between them fit on the terminal, each long one at least so wide."""
     widths = [_width_min(rows, column, long_column) for column in columns]
     return sum(widths) + gap * (sum(width > 0 for width in widths) - 1) <= console().width
+
+
+def _widths(rows: Sequence[Row], columns: Sequence[str], long_column: int, gap: int) -> dict[str, int]:
+    """Return the widths of columns that fit on the terminal: the widest wrapping ones give way, and every value is whole.
+
+    Left to itself, rich may draw a table that is wider than the terminal, and cut its lines off.
+    """
+    most = console().width
+    widths = {column: min(_width_min(rows, column, most), most) for column in columns}
+    least = {column: _width_min(rows, column, long_column) for column in columns}
+    while sum(widths.values()) + gap * (len(widths) - 1) > most:
+        wide = [column for column in widths if widths[column] > least[column]]
+        if not wide:
+            break
+        widths[max(wide, key=widths.__getitem__)] -= 1
+    return widths
 
 
 def _width_min(rows: Sequence[Row], column: str, long_column: int) -> int:

@@ -82,6 +82,13 @@ COLUMNS = ("key", "backend", "tokens", "state", "reason")
 @settings(max_examples=15)
 @given(st.lists(st.fixed_dictionaries(dict.fromkeys(COLUMNS, CELLS)), min_size=1, max_size=3), st.integers(20, 160))
 @example([{"key": "k" * 3, "backend": "b" * 50, "tokens": "9", "state": "s" * 29, "reason": "r" * 6}], 100)
+@example(
+    [
+        {"key": "xaaaaaaaa", "backend": "xaa語", "tokens": "x" * 28, "state": "xa", "reason": "xaaaaaaaaa"},
+        {"key": "xa", "backend": "x" * 20, "tokens": "xa", "state": "xa", "reason": "xa"},
+    ],
+    73,
+)
 def test_a_table_of_any_width_shows_every_value(rows: list[dict[str, str]], width: int) -> None:
     shown = Console(file=io.StringIO(), width=width)
     with pytest.MonkeyPatch.context() as patched:

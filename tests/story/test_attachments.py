@@ -178,7 +178,6 @@ def test_a_part_that_refers_to_bytes_which_are_not_stored_is_refused(open_ledger
 
 ODD: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "a URL besides": lambda inner: inner | {"url": "https://example.com/a.png"},
-    "an id besides": lambda inner: inner | {"file_id": "file-1"},
     "an unknown field": lambda inner: inner | {"own": 1},
     "a size of another type": lambda inner: inner | {"size": True},
     "an address of another type": lambda inner: inner | {"blob": 7},
