@@ -72,7 +72,7 @@ class FsspecFiles:
         Raises:
             InvalidSettings: fsspec is not installed, or it does not know the address.
         """
-        with suppress(ValueError):
+        with suppress(ValueError):  # an address that is no URL has no password
             keep_secret(urlsplit(address).password)
         self.shown = redact(address)
         if not address.strip():
@@ -136,14 +136,14 @@ class FsspecFiles:
 
     def size(self, name: str) -> int | None:
         """Return the size of a file; see `BlobFiles.size`."""
-        with self._named("found"), suppress(FileNotFoundError):
+        with self._named("found"), suppress(FileNotFoundError):  # then it has no size
             return self._files.size(f"{self._root}/{name}")
         return None
 
     def remove(self, name: str) -> None:
         """Remove a file; see `BlobFiles.remove`."""
         with self._named("removed"):
-            with suppress(FileNotFoundError):
+            with suppress(FileNotFoundError):  # it is gone, as wanted
                 self._files.rm_file(f"{self._root}/{name}")
             if not self._is_tidy:
                 self._tidy()
@@ -151,7 +151,7 @@ class FsspecFiles:
 
     def _tidy(self) -> None:
         """Remove the files of writers that were stopped, if they began more than a day ago: their names say when."""
-        with suppress(FileNotFoundError):
+        with suppress(FileNotFoundError):  # no writer has begun a file yet, or another process tidies too
             for path in self._files.ls(f"{self._root}/{UNFINISHED}", detail=False):
                 value = id_bytes(path.rpartition(".")[2])
                 if value is not None and int.from_bytes(value[:6]) / 1000 < time.time() - UNREFERENCED_SECONDS_MIN:

@@ -32,14 +32,14 @@ def ensure_private(path: Path) -> None:
 
     If it cannot be created, SQLite says why when it opens it.
     """
-    with suppress(OSError):
+    with suppress(OSError):  # see above: SQLite says why
         os.close(create_private(path))
 
 
 def unfinished_file(path: Path) -> tuple[Path, TextIO]:
     """Create a file under a temporary name next to `path`, and return its name and a stream to write it."""
     unfinished = path.with_name(path.name + UNFINISHED)
-    with suppress(FileNotFoundError):
+    with suppress(FileNotFoundError):  # no process was killed
         unfinished.unlink()  # left over by a process that was killed
     return unfinished, open(create_private(unfinished), "w", encoding="utf-8", newline="\n")
 
@@ -59,14 +59,14 @@ def private_bytes(path: Path) -> Iterator[BinaryIO]:
     if os.path.lexists(path):
         raise FileExistsError(f"{path} exists already")
     unfinished = path.with_name(path.name + UNFINISHED)
-    with suppress(FileNotFoundError):
+    with suppress(FileNotFoundError):  # no process was killed
         unfinished.unlink()  # left over by a process that was killed
     try:
         with open(create_private(unfinished), "wb") as stream:
             yield stream
         rename_to_new(unfinished, path)
     finally:
-        with suppress(FileNotFoundError):
+        with suppress(FileNotFoundError):  # it has its final name, or was never made
             unfinished.unlink()
 
 
@@ -96,7 +96,7 @@ def private_file(path: Path, *, overwrite: bool = False) -> Iterator[TextIO]:
         else:
             rename_to_new(unfinished, path)
     finally:
-        with suppress(FileNotFoundError):
+        with suppress(FileNotFoundError):  # it has its final name, or was never made
             unfinished.unlink()
 
 

@@ -191,7 +191,7 @@ def _import_module(name: str, setting: str = SETTING) -> ModuleType:
 
 def _is_installed(name: str) -> bool:
     """Return whether a top-level module is found without the working folder; nothing is imported."""
-    with suppress(ImportError, ValueError):
+    with suppress(ImportError, ValueError):  # a parent or a spec is missing: it is not installed
         spec = importlib.util.find_spec(name)
         return spec is not None and spec.loader is not None
     return False

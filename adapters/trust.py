@@ -203,7 +203,7 @@ class FolderTrust:
     @cached_property
     def _place(self) -> DatabasePlace | None:
         """Return where the database is; None if its URL is not valid, which opening it reports."""
-        with suppress(InvalidSettings):
+        with suppress(InvalidSettings):  # opening reports it
             return database_place(self._settings.db)
         return None
 
@@ -323,7 +323,7 @@ class FolderTrust:
         """Return the names of secrets in the configured profile; none if it cannot be read, which opening it reports."""
         from threadledger.domain.conversation.tool_secrets import secret_names
 
-        with suppress(InvalidProfile, FileMissing):
+        with suppress(InvalidProfile, FileMissing):  # opening reports it
             profile = self._settings.load_profile()
             return secret_names(profile.tools) if '"secret"' in profile.tools_json else []
         return []
@@ -440,7 +440,7 @@ def _record(folder: Path) -> Path:
 
 
 def _recorded_files(folder: Path) -> Mapping[str, str] | None:
-    with suppress(OSError, ValueError, InvalidSettings):
+    with suppress(OSError, ValueError, InvalidSettings):  # an unreadable record is none: trust is asked for again
         found: Any = json.loads(_record(folder).read_bytes())
         if isinstance(found, dict) and found.get("folder") == str(folder) and isinstance(found.get("files"), dict):
             return dict(found["files"])
@@ -462,7 +462,7 @@ def _write(folder: Path, files: Mapping[str, str]) -> None:
 
 
 def _has_postgres_password() -> bool:
-    with suppress(RuntimeError):
+    with suppress(RuntimeError):  # the home of an unknown user
         if (Path.home() / ".pgpass").exists():
             return True
     return bool(_set_variables(*POSTGRES_PASSWORDS))

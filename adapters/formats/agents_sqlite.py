@@ -91,7 +91,7 @@ def found_in_sessions(path: Path, file: str) -> Iterator[Found | Imported]:
 def _rows_before_damage(path: Path) -> dict[Any, list[Row]]:
     """Return the rows of each session, in the order of the file, up to the first that cannot be read."""
     found: dict[Any, list[Row]] = {}
-    with suppress(sqlite3.Error), closing(_connected(path)) as database:
+    with suppress(sqlite3.Error), closing(_connected(path)) as database:  # the damage: what was read until then is kept
         database.execute("PRAGMA writable_schema = ON")  # else a database that is cut off is not opened at all
         rows = database.execute("SELECT session_id, id, message_data, created_at FROM agent_messages NOT INDEXED")
         for session, row_id, data, created_at in rows:

@@ -176,7 +176,7 @@ def _with_stored_metadata(found: Found) -> Found:
     stream_of(found.key)
     if not found.metadata:
         return found
-    with suppress(InvalidInput):
+    with suppress(InvalidInput):  # then each value is looked at below
         Conversation.start(found.key, found.metadata)
         return found
     left_out = Counter(found.left_out)
@@ -496,7 +496,7 @@ class _ExistingConversation:
         """Return whether an earlier version stored as it was given, or as text, what is repaired now."""
         if isinstance(before.content, str) and before.content.startswith("[tool call ") and entry.message.calls():
             return True
-        with suppress(InvalidInput):
+        with suppress(InvalidInput):  # it cannot be repaired, so it was not
             again = repaired(before.as_chat_message(), entry.place, OpenCalls(), Counter(), {}, rule=self._found.rule)
             return any(self._is_equal(each, entry.message) for each in islice(again, 1))
         return False

@@ -43,7 +43,7 @@ class MemoryLines:
         try:
             yield _read(unfinished), lambda: _put(unfinished, path)
         finally:
-            with suppress(FileNotFoundError):
+            with suppress(FileNotFoundError):  # it has its final name, or was never made
                 unfinished.unlink()
 
 

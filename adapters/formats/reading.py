@@ -457,7 +457,7 @@ class MessageReader:
 
 def _storable(item: Mapping[str, Any]) -> dict[str, Any]:
     """Return an item with storable text; one that is nested too deep, or has odd numbers, is a stub of its type."""
-    with suppress(InvalidInput):
+    with suppress(InvalidInput):  # a stub takes its place
         found: dict[str, Any] = whole(dict(item), Counter())
         return found
     return {"type": "unknown", "was": str(item.get("type"))[:64]}
@@ -469,7 +469,7 @@ def storable_fields(given: Mapping[str, Any], left_out: Counter[str]) -> dict[st
     for name, value in given.items():
         if value is None or value in ("", {}, []):
             continue
-        with suppress(InvalidInput):
+        with suppress(InvalidInput):  # it is counted below
             whole_value = whole(value, left_out)
             if can_be_stored(whole_value):
                 origin[name] = whole_value

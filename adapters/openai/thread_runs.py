@@ -67,7 +67,7 @@ class ThreadRuns:
     def cancelled(self, remote_run_id: str, thread_id: str) -> Effects[None]:
         """Cancel a run and poll it until it has ended; ignore refusals by the provider."""
         runs = attrgetter("beta.threads.runs.with_raw_response")
-        with suppress(ProviderRefused):
+        with suppress(ProviderRefused):  # it may have ended; its state is read next
             yield from fetched(
                 self._client,
                 "POST /threads/{thread_id}/runs/{run_id}/cancel",
@@ -75,7 +75,7 @@ class ThreadRuns:
                 thread_id,
                 remote_run_id,
             )
-        with suppress(ProviderRefused):
+        with suppress(ProviderRefused):  # it is gone, or cannot be read: nothing more can be done
             for _ in range(CANCEL_LOOKS_MAX):
                 seen = yield from fetched(
                     self._client,

@@ -523,7 +523,7 @@ def item_words(content: str | list[dict[str, Any]], copy: CopyOf = _no_copy) -> 
 def _address_of(url: str) -> str:
     """Return the address that the data of an image has in the ledger; a hash of the text if it is no base64."""
     data = url.partition(",")[2]
-    with suppress(ValueError):
+    with suppress(ValueError):  # no base64: the text is hashed instead
         return hashed_address(sha256(binascii.a2b_base64(data)).digest())
     return hashed_address(sha256(url.encode(errors="surrogatepass")).digest())
 

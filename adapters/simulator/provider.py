@@ -229,7 +229,7 @@ class Provider(ProviderViews):
                 self._retired.add(route.api)
                 raise errors.gone(route.api)
             if fault.thread_gone and call.addressed is not None:
-                with suppress(KeyError):
+                with suppress(KeyError):  # it is gone already
                     self.lose(call.addressed)
         try:
             return HANDLERS[route.operation](self.store, call)

@@ -415,7 +415,7 @@ MARK = b'"blobs":['
 
 def _blobs_in(state: bytes) -> Sequence[str]:
     """Return the addresses in the payload of an event; none if it cannot be read, which another check reports."""
-    with suppress(ValueError, TypeError, RecursionError):
+    with suppress(ValueError, TypeError, RecursionError):  # see above: another check reports it
         found = payload_in(state).get("blobs")
         if isinstance(found, list):
             return [each for each in found if isinstance(each, str)]

@@ -197,7 +197,7 @@ class SqlBudgets:
         payer = Payer(int(execute(_DELETED, (stream, version)).fetchone()[0]))
         described = f"SELECT {self._database.kind.row_columns} {_DESCRIBED}"
         for row in execute(described, (stream, payer.deleted_version, version)).fetchall():
-            with suppress(CorruptEvent):
+            with suppress(CorruptEvent):  # its payer stays the one before; `db check` reports the event
                 payer = payer.after(restore(row))
         return payer
 

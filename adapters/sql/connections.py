@@ -255,7 +255,7 @@ class Connections:
         self.pool.dispose()
 
     def _close_idle(self) -> None:
-        with suppress(IndexError):
+        with suppress(IndexError):  # none is left
             while True:
                 self._give_back(*self._idle.pop())
 

@@ -122,7 +122,7 @@ class Group:
                         finally:
                             self._leader = None
         except BaseException:  # interrupted while waiting: no other thread may store it later
-            with suppress(ValueError):
+            with suppress(ValueError):  # a leader has taken it already
                 self._waiting.remove(own)
             raise
         finally:

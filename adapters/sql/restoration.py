@@ -213,7 +213,7 @@ def _copied(source: Database, fresh: Path, progress: Progress) -> tuple[int, Seq
 def _move_sides(target: Path, kept: Path) -> None:
     """Keep the log of a damaged database next to it, and away from the new file, which would replay it."""
     for old, new in zip(_with_sides(target)[1:], _with_sides(kept)[1:], strict=True):
-        with suppress(FileNotFoundError):
+        with suppress(FileNotFoundError):  # a closed database has none of them
             os.link(old, new)
             old.unlink()
 

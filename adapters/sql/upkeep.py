@@ -456,7 +456,7 @@ def back_up(database: Database, path: Path, progress: Progress) -> int:
     if not path.parent.is_dir():
         raise StoreUnavailable(f"{path} cannot be written: create the folder {path.parent} first")
     unfinished = path.with_name(f"{path.name}.unfinished")
-    with suppress(FileNotFoundError):
+    with suppress(FileNotFoundError):  # no earlier copy was interrupted
         unfinished.unlink()
     try:
         os.close(create_private(unfinished))
@@ -471,7 +471,7 @@ def back_up(database: Database, path: Path, progress: Progress) -> int:
         ) from error
     finally:
         for leftover in (unfinished, Path(f"{unfinished}-wal"), Path(f"{unfinished}-shm")):
-            with suppress(FileNotFoundError):
+            with suppress(FileNotFoundError):  # it has its final name, or was never made
                 leftover.unlink()
     return copied
 

@@ -206,7 +206,7 @@ def _begun(
 
 def _is_about(chat: Conversing, places: Places, message_id: str, leaf: int) -> bool:
     """Return whether a message has the question of a run whose memory ended with a version; True if that is no longer known."""
-    with suppress(InvalidInput):
+    with suppress(InvalidInput):  # a message is no longer known
         last = places.at(leaf).message_id  # the question, or the result of a tool that an earlier run used
         return _question_of(chat, places, message_id).version == _question_of(chat, places, last).version
     return True

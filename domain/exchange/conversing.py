@@ -260,7 +260,7 @@ class Conversing:
         try:
             for seconds in self.looks():
                 if self.services.turns.has_come(self.key, ticket):
-                    with suppress(ConversationBusy):
+                    with suppress(ConversationBusy):  # it is tried again until the time is over
                         return (yield from work(partial(self.journal.commit, self.key, decide, create=True)))
                 yield Pause(seconds)
             return (yield from work(partial(self.journal.commit, self.key, decide, create=True)))

@@ -135,7 +135,7 @@ class Exchange:
             # A damaged memory remains unreadable: no process can continue the exchange.
             if self._runs.current is not None or isinstance(error, CorruptEvent):
                 failure = failure_of_error(error)
-                with suppress(ThreadledgerError):
+                with suppress(ThreadledgerError):  # the first error is raised; what stays open is closed as overdue
                     yield from work(lambda: self._runs.give_up(failure))
             if isinstance(error, CorruptEvent):
                 error.args = (f"{error}; the question is kept, and can be rerun afterwards",)

@@ -339,7 +339,7 @@ class RunRecords:
             self.left(conversation)
             conversation.abandon(self._exchange_id, reason)
 
-        with suppress(ConversationNotFound):
+        with suppress(ConversationNotFound):  # it was deleted, and its exchanges ended with it
             self._journal.commit(self._key, decide)
 
     def give_up(self, run: Run | None, failure: Failure) -> None:
@@ -352,7 +352,7 @@ class RunRecords:
                 self.left(conversation)
                 conversation.abandon(self._exchange_id, failure.message or failure.status)
 
-        with suppress(ConversationNotFound):
+        with suppress(ConversationNotFound):  # it was deleted, and its exchanges ended with it
             self._journal.commit(self._key, decide)
 
     def answered(self, conversation: Conversation, run: Run) -> None:

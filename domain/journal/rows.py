@@ -289,7 +289,7 @@ def payload_text(payload: Any) -> bytes:
         text = b""
     from ..json_text import ascii_text, is_finite
 
-    with suppress(ValueError):
+    with suppress(ValueError):  # a number that JSON does not have, refused below
         if not text:
             return ascii_text(payload).encode("ascii")
         if is_finite(payload):

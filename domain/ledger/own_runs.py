@@ -93,7 +93,7 @@ class OwnExchange:
             return
         reason = f"{GAVE_UP}: {reason_of(self.failure)}"
         journal, key = self._conversing.journal, self._conversing.key
-        with suppress(ConversationNotFound):
+        with suppress(ConversationNotFound):  # it was deleted, and its exchanges ended with it
             yield from work(lambda: journal.commit(key, lambda it: it.abandon(self.exchange_id, reason)))
         if not interrupted:
             yield from self._conversing.mirror()
