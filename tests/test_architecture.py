@@ -582,6 +582,7 @@ CHAT_ONLY = {"backends": ("chat",), "threads": "none"}
 
 
 def test_opening_a_ledger_and_asking_loads_few_lines(tmp_path: Path, simulator: Any) -> None:
+    run_python("import threadledger\nthreadledger.open('sqlite:///x.db').close()", cwd=tmp_path)  # it is created once
     printed = run_python(ONE_QUESTION.replace("OPTIONS", repr(CHAT_ONLY)), simulator.base_url, cwd=tmp_path)
     loaded = sorted(((int(line.split()[0]), line.split()[1]) for line in printed.splitlines()), reverse=True)
     assert len(loaded) > len(ROOMS)

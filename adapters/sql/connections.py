@@ -381,10 +381,6 @@ class Kind(ABC):
     """Name of this kind, as SQLAlchemy calls it."""
     placeholder: str
     """Placeholder for a value in the driver's SQL."""
-    steps: Sequence[Sequence[str]]
-    """Numbered steps of the schema: the statements of each upgrade."""
-    swap: Sequence[str]
-    """Statements that end step `EVENTS_REWRITTEN_BY`, once all events are copied; see `upgrading.py`."""
     payload: str
     """Expression for the payload of an event `e` as UTF-8 bytes."""
     event_id: str
@@ -417,6 +413,16 @@ class Kind(ABC):
     """Query for the names of the tables."""
     columns: str
     """Query for the names of a table's columns, given the name of the table."""
+
+    @property
+    @abstractmethod
+    def steps(self) -> Sequence[Sequence[str]]:
+        """Return the numbered steps of the schema: the statements of each upgrade."""
+
+    @property
+    @abstractmethod
+    def swap(self) -> Sequence[str]:
+        """Return the statements that end step `EVENTS_REWRITTEN_BY`, once all events are copied; see `upgrading.py`."""
 
     @abstractmethod
     def pool(self, on_connect: Sequence[Callable[[Any], None]]) -> Pool:

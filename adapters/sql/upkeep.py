@@ -394,6 +394,8 @@ TABLES: Sequence[tuple[str, str, str]] = (
     ("thread_creations", "creation, stream, mirror, endpoint, thread_id, at", "creation"),
     ("exchange_claims", "stream, exchange, holder, held_until", "stream, exchange"),
     ("unsent_responses", "request, fingerprint, at", "request"),
+    ("duties", "duty, holder, held_until, due_at, state", "duty"),
+    ("failed_work", "kind, subject, attempts, failed_at, next_at, reason", "kind, subject"),
 )
 """Table name, columns and sort order. Views are not copied: they are rebuilt from the events."""
 

@@ -17,11 +17,11 @@ import pytest
 
 from threadledger.adapters.sql import SCHEMA_VERSION, Database, Factory, SqlMirrorHeads, upgrade
 from threadledger.adapters.sql.damage import leaf_of_form_3
-from threadledger.adapters.sql.postgres import STEPS as POSTGRES_STEPS
-from threadledger.adapters.sql.postgres import SWAP as POSTGRES_SWAP
+from threadledger.adapters.sql.postgres_schema import STEPS as POSTGRES_STEPS
+from threadledger.adapters.sql.postgres_schema import SWAP as POSTGRES_SWAP
 from threadledger.adapters.sql.schema import EVENTS_REWRITTEN_BY
-from threadledger.adapters.sql.sqlite import STEPS as SQLITE_STEPS
-from threadledger.adapters.sql.sqlite import SWAP as SQLITE_SWAP
+from threadledger.adapters.sql.sqlite_schema import STEPS as SQLITE_STEPS
+from threadledger.adapters.sql.sqlite_schema import SWAP as SQLITE_SWAP
 from threadledger.adapters.sql.upkeep import TABLES, back_up
 from threadledger.domain.errors import ForeignDatabase, IdempotencyConflict, NewerSchema, OlderSchema, StoreError
 from threadledger.domain.ids import id_text, new_id, now

@@ -13,7 +13,7 @@ import pytest
 
 from threadledger.adapters.sql import Database, Factory, upkeep
 from threadledger.adapters.sql.connections import Transaction
-from threadledger.adapters.sql.sqlite import STEPS
+from threadledger.adapters.sql.sqlite_schema import STEPS
 from threadledger.adapters.sql.upkeep import TABLES
 from threadledger.adapters.sql.views import audit, transaction
 from threadledger.adapters.sql.views.transaction import ViewTransaction
@@ -259,7 +259,7 @@ def test_a_copy_into_a_database_in_use_is_refused(
 def test_a_copy_has_every_table_except_those_that_are_derived_from_the_log() -> None:
     created = [name for step in STEPS for text in step for name in findall(r"CREATE TABLE (\w+)", text)]
     assert {name for name, _, _ in TABLES} == set(created) - {
-        *("threadledger", "tracking", "parked"),
+        *("threadledger", "tracking", "parked", "workers"),
         *("copied_events", "upgrading"),  # of the step that rewrites events, which ends with neither
     }
 

@@ -1,0 +1,215 @@
+"""Define the numbered steps of the schema in PostgreSQL. They are loaded only where a database is created or upgraded."""
+
+from __future__ import annotations
+
+from .connections import MARKS
+
+STEPS: tuple[tuple[str, ...], ...] = (
+    (),
+    (
+        "CREATE TABLE threadledger (schema_version INTEGER NOT NULL, created_at TEXT NOT NULL)",
+        """CREATE TABLE streams (
+            stream BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+            name TEXT NOT NULL UNIQUE,
+            version BIGINT NOT NULL,
+            state_schema INTEGER NOT NULL,
+            state TEXT NOT NULL,
+            due_at TEXT
+        )""",
+        "CREATE INDEX streams_by_due_at ON streams (due_at) WHERE due_at IS NOT NULL",
+        # `state` is text: jsonb accepts neither \\u0000 nor lone surrogates, and a log may contain both.
+        """CREATE TABLE events (
+            position BIGINT PRIMARY KEY,
+            stream BIGINT NOT NULL REFERENCES streams (stream),
+            version BIGINT NOT NULL,
+            event_id TEXT NOT NULL UNIQUE,
+            topic TEXT NOT NULL,
+            schema INTEGER NOT NULL,
+            at TEXT NOT NULL,
+            state TEXT NOT NULL,
+            leaf BYTEA NOT NULL,
+            UNIQUE (stream, version)
+        )""",
+        # The last position. An append locks this row until its commit, so positions become visible in commit order, and
+        # a rollback leaves no gap, unlike with a sequence.
+        "CREATE TABLE log_head (position BIGINT NOT NULL)",
+        "INSERT INTO log_head VALUES (0)",
+        """CREATE FUNCTION events_are_kept() RETURNS trigger LANGUAGE plpgsql AS
+            $$ BEGIN RAISE EXCEPTION 'events are never changed or deleted'; END $$""",
+        """CREATE TRIGGER events_are_not_changed BEFORE UPDATE OR DELETE ON events
+            FOR EACH ROW EXECUTE FUNCTION events_are_kept()""",
+        """CREATE TRIGGER events_are_not_deleted BEFORE TRUNCATE ON events
+            FOR EACH STATEMENT EXECUTE FUNCTION events_are_kept()""",
+        """CREATE TABLE mirror_heads (
+            stream TEXT NOT NULL,
+            mirror TEXT NOT NULL,
+            thread_id TEXT NOT NULL,
+            version BIGINT NOT NULL,
+            settled INTEGER NOT NULL,
+            holder TEXT,
+            held_until TEXT,
+            PRIMARY KEY (stream, mirror)
+        )""",
+        """CREATE TABLE assistants (
+            endpoint TEXT NOT NULL,
+            profile_hash TEXT NOT NULL,
+            assistant_id TEXT NOT NULL,
+            PRIMARY KEY (endpoint, profile_hash)
+        )""",
+        """CREATE TABLE tracking (
+            view TEXT NOT NULL,
+            version INTEGER NOT NULL,
+            generation INTEGER NOT NULL,
+            position BIGINT NOT NULL,
+            live INTEGER NOT NULL,
+            PRIMARY KEY (view, version, generation)
+        )""",
+        """CREATE TABLE parked (
+            view TEXT NOT NULL,
+            version INTEGER NOT NULL,
+            generation INTEGER NOT NULL,
+            position BIGINT NOT NULL,
+            reason TEXT NOT NULL,
+            PRIMARY KEY (view, version, generation, position)
+        )""",
+    ),
+    (
+        # Unconfirmed writes to a thread, which may still arrive: a JSON array.
+        "ALTER TABLE mirror_heads ADD COLUMN doubts TEXT NOT NULL DEFAULT '[]'",
+    ),
+    (
+        # New threads that a rebuild is writing and that are not linked yet, so that an interrupted rebuild can be
+        # resumed.
+        """CREATE TABLE unfinished_threads (
+            stream TEXT NOT NULL,
+            mirror TEXT NOT NULL,
+            thread_id TEXT NOT NULL,
+            digest TEXT NOT NULL,
+            PRIMARY KEY (stream, mirror)
+        )""",
+        # Claims of workers on items of a job; the result of each item is an event in the log.
+        """CREATE TABLE job_items (
+            job TEXT NOT NULL,
+            item BIGINT NOT NULL,
+            ended INTEGER NOT NULL,
+            holder TEXT,
+            held_until TEXT,
+            PRIMARY KEY (job, item)
+        )""",
+    ),
+    (
+        # Name of the log, kept by backups and copies, so that a cursor of another log is noticed.
+        "ALTER TABLE threadledger ADD COLUMN ledger_id TEXT",
+        # Leaf hash of the event at the position of a view, so that a log that was rewound is noticed.
+        "ALTER TABLE tracking ADD COLUMN leaf BYTEA",
+        # Threads that are being created, and those that were created and not linked yet: a crash leaves a row.
+        """CREATE TABLE thread_creations (
+            creation TEXT PRIMARY KEY,
+            stream TEXT NOT NULL,
+            mirror TEXT NOT NULL,
+            endpoint TEXT,
+            thread_id TEXT,
+            at TEXT NOT NULL
+        )""",
+    ),
+    (
+        "CREATE TABLE upgrading (position BIGINT NOT NULL)",
+        "INSERT INTO upgrading VALUES (0)",
+        f"CREATE INDEX events_of_marks ON events (stream, version) WHERE {MARKS}",
+        # The events that were stored with an idempotency key, by stream, generation of its key, and idempotency key.
+        """CREATE TABLE idempotency_keys (
+            stream BIGINT NOT NULL REFERENCES streams (stream),
+            generation INTEGER NOT NULL,
+            key TEXT NOT NULL,
+            version BIGINT NOT NULL,
+            fingerprint BYTEA,
+            PRIMARY KEY (stream, generation, key)
+        )""",
+        # Ids under which others know an event: those of imported messages.
+        """CREATE TABLE addresses (
+            address TEXT NOT NULL,
+            stream BIGINT NOT NULL REFERENCES streams (stream),
+            version BIGINT NOT NULL,
+            PRIMARY KEY (address, stream, version)
+        )""",
+        # Attachments: their bytes once, in chunks, and the events that refer to them.
+        """CREATE TABLE blobs (
+            address TEXT PRIMARY KEY,
+            size BIGINT NOT NULL,
+            complete INTEGER NOT NULL,
+            at TEXT NOT NULL
+        )""",
+        """CREATE TABLE blob_chunks (
+            address TEXT NOT NULL REFERENCES blobs (address),
+            n INTEGER NOT NULL,
+            data BYTEA NOT NULL,
+            PRIMARY KEY (address, n)
+        )""",
+        """CREATE TABLE blob_refs (
+            blob TEXT NOT NULL REFERENCES blobs (address),
+            stream BIGINT NOT NULL REFERENCES streams (stream),
+            version BIGINT NOT NULL,
+            PRIMARY KEY (blob, stream, version)
+        )""",
+    ),
+    (
+        # Which process answers an exchange of the served API, or until when one waits for results of tools.
+        """CREATE TABLE exchange_claims (
+            stream TEXT NOT NULL,
+            exchange TEXT NOT NULL,
+            holder TEXT,
+            held_until TEXT NOT NULL,
+            PRIMARY KEY (stream, exchange)
+        )""",
+        "CREATE INDEX exchange_claims_by_end ON exchange_claims (held_until)",
+        # Requests of the served API whose response was not fully sent, so that a repeated one is recognised.
+        """CREATE TABLE unsent_responses (
+            request TEXT PRIMARY KEY,
+            fingerprint TEXT NOT NULL,
+            at TEXT NOT NULL
+        )""",
+        "CREATE INDEX unsent_responses_by_fingerprint ON unsent_responses (fingerprint, at)",
+        "CREATE INDEX unsent_responses_by_time ON unsent_responses (at)",
+    ),
+    (
+        # Worker processes, so that `doctor` shows which are alive and what they do.
+        """CREATE TABLE workers (
+            worker TEXT PRIMARY KEY,
+            started_at TEXT NOT NULL,
+            seen_at TEXT NOT NULL,
+            facts TEXT NOT NULL
+        )""",
+        # What one worker at a time does: who does it, when it is due, and what is remembered of it, as JSON.
+        """CREATE TABLE duties (
+            duty TEXT PRIMARY KEY,
+            holder TEXT,
+            held_until TEXT,
+            due_at TEXT,
+            state TEXT NOT NULL
+        )""",
+        # Work that failed: when it is tried again; without a time, it is parked until a person decides.
+        """CREATE TABLE failed_work (
+            kind TEXT NOT NULL,
+            subject TEXT NOT NULL,
+            attempts INTEGER NOT NULL,
+            failed_at TEXT NOT NULL,
+            next_at TEXT,
+            reason TEXT NOT NULL,
+            PRIMARY KEY (kind, subject)
+        )""",
+        "CREATE INDEX failed_work_by_time ON failed_work (next_at)",
+    ),
+)
+
+SWAP = (
+    # The rows stay as they are: the ids of earlier events remain texts, and new ones are 16 bytes without an index.
+    "ALTER TABLE events DROP CONSTRAINT events_event_id_key",
+    "ALTER TABLE events ALTER COLUMN event_id DROP NOT NULL",
+    "ALTER TABLE events RENAME COLUMN event_id TO text_id",
+    "ALTER TABLE events ADD COLUMN id UUID",
+    # A program of an earlier version that is still running fails at its next append: it would drop what it does not know.
+    "ALTER TABLE streams RENAME COLUMN state TO snapshot",
+    # The order of bytes: the index on names then serves a search by prefix, whatever the locale of the server.
+    'ALTER TABLE streams ALTER COLUMN name TYPE TEXT COLLATE "C"',
+    "DROP TABLE upgrading",
+)
