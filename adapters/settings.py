@@ -219,6 +219,7 @@ class Settings:
     threads: Literal["conversations", "assistants", "none"] = _field(
         "THREADLEDGER_THREADS", _choice("conversations", "assistants", "none"), "conversations"
     )
+    mirror_by: Literal["app", "worker"] = _field("THREADLEDGER_MIRROR_BY", _choice("app", "worker"), "app")
     profile: Path | None = _field("THREADLEDGER_PROFILE", _path)
     openai_model: str | None = _field("OPENAI_MODEL", _text)
     fallback_model: str | None = _field("THREADLEDGER_FALLBACK_MODEL", _text)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from threadledger.domain.effects import Effects
     from threadledger.domain.exchange import Backend, BackendOptions, Candidate, Policy, Services, ToolFunction
     from threadledger.domain.exchange.served import ServerTool
-    from threadledger.domain.journal import Observer
+    from threadledger.domain.journal import Also, Observer
     from threadledger.domain.journal.blobs import BlobFiles
     from threadledger.domain.journal.uploads import Uploads
     from threadledger.domain.threads import MirrorHeads, ThreadMirror
@@ -117,6 +117,8 @@ def open_ledger(
         from .costs import budgets_of
 
         journal.budgets = budgets_of(settings, database, journal.price)
+    if settings.mirror_by == "worker" and settings.threads != "none" and database.kind.name == "postgresql":
+        journal.deferring = _deferring(database)
     journal.watch.observers = (RunLog(settings.log_text), *watching)
     return Ledger(journal, partial(_services, settings, database, journal, profile, functions, wait))
 
@@ -150,7 +152,7 @@ def _services(
         backends=_backends(settings, client, database, endpoints),
         mirrors=mirrors,
         mirrored_to=settings.threads,
-        outbox=ThreadOutbox(mirrors, partial(_heads, database), always),
+        outbox=ThreadOutbox(mirrors, partial(_heads, database), always, by_worker=settings.mirror_by == "worker"),
         price=_price,
         price_at=endpoints.prices() if endpoints is not None else {},
         routes=_routes(settings, profile),
@@ -196,6 +198,13 @@ def _remove_file(client: Client, endpoints: Endpoints | None, place: str, file_i
     if found is None:
         raise InvalidInput(f"no backend at {place} is configured: the file {file_id} was not deleted")
     return found.delete_file(file_id)
+
+
+def _deferring(database: Database) -> Callable[[str, str], Also]:
+    """Return what has the threads of a conversation written by workers, in the transaction of an append."""
+    from .workers import mirror_deferral
+
+    return mirror_deferral(database)
 
 
 def _heads(database: Database) -> MirrorHeads:

@@ -42,6 +42,7 @@ COMMANDS = {
     "db": (".db", "db", "Inspect, check, back up and upgrade the database."),
     "trust": (".trust", "trust", "Trust a folder's code and the hosts that it names."),
     "serve": (".serve", "serve", "Serve OpenAI's state APIs from the journal."),
+    "worker": (".worker", "worker", "Mirror threads, answer exchanges and work on jobs."),
     "config": (".setup", "config", "Show the effective settings."),
     "simulate": (".setup", "simulate", "Serve a simulator of OpenAI's API."),
 }

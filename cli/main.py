@@ -261,7 +261,13 @@ def _shared(name: str) -> dict[str, Any]:
     return {"expose_value": False, "callback": keep}
 
 
-SHOWN_LOGGERS = ("threadledger.threads", "threadledger.views", "threadledger.memory", "threadledger.server")
+SHOWN_LOGGERS = (
+    "threadledger.threads",
+    "threadledger.views",
+    "threadledger.memory",
+    "threadledger.server",
+    "threadledger.worker",
+)
 """Loggers whose messages are always shown."""
 
 

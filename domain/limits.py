@@ -188,6 +188,16 @@ CLAIM_STEP_SECONDS_MAX = 600.0
 """How long claims are extended during one step of their owner, in seconds: the openai SDK's own default timeout. An
 owner that makes no step for longer counts as hung."""
 
+WORK_RETRY_FIRST_SECONDS = 2.0
+WORK_RETRY_MAX_SECONDS = 300.0
+"""Pause before a worker tries a failed item again, in seconds: doubled at each further failure, up to the maximum."""
+
+WORK_ATTEMPTS_MAX = 10
+"""Number of failures in a row after which a worker parks an item: about half an hour with the pauses between them."""
+
+WORKERS_GONE_SECONDS = 86_400.0
+"""How long a worker that ended without leaving is shown, in seconds."""
+
 JOB_LOOK_SECONDS = 0.5
 """Interval at which a worker that has nothing left to claim looks for items that another one has left, in seconds."""
 

@@ -57,6 +57,7 @@ OPEN_MODULES = {
             "outcomes",
             "lookups",
             "served_notes",
+            "worker_notes",
             "file_lists",
         )
     ),

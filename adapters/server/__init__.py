@@ -7,15 +7,19 @@ from threadledger.domain.faces import lazy_face
 if TYPE_CHECKING:
     from .calls import Caller, Served, ServedCall
     from .file_search import server_tool
+    from .limits import ServerLimits
+    from .runner import Runner
     from .serve_settings import ServeSettings, parse_serve, target_of
     from .server import Server, open_server, require_path
 
 __all__ = [
     "Caller",
+    "Runner",
     "ServeSettings",
     "Served",
     "ServedCall",
     "Server",
+    "ServerLimits",
     "open_server",
     "parse_serve",
     "require_path",
@@ -29,6 +33,8 @@ if not TYPE_CHECKING:
         {
             "calls": "Caller Served ServedCall",
             "file_search": "server_tool",
+            "limits": "ServerLimits",
+            "runner": "Runner",
             "serve_settings": "ServeSettings parse_serve target_of",
             "server": "Server open_server require_path",
         },

@@ -31,6 +31,12 @@ class ExchangeSlots:
         """Those that wait for a slot, by key; the key that is next comes first."""
         self._lock = Lock()
 
+    @property
+    def has_free(self) -> bool:
+        """Return whether an exchange would begin at once, if there is something left of the share of its key."""
+        with self._lock:
+            return self._free > 0
+
     def reserve(self, key: str) -> None:
         """Take a part of the share of a key; raise a 429 if nothing is left of it."""
         with self._lock:

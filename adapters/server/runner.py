@@ -493,9 +493,16 @@ class Runner:
         for stream, exchange_id in self.notes.abandoned(TAKEN_AT_ONCE):
             if self.live(exchange_id) is not None:
                 continue
-            if self.expire(key_of(stream), exchange_id) or not self.notes.hold(stream, exchange_id):
+            if self.expire(key_of(stream), exchange_id) or not self._slots.has_free:  # another process has time for it
                 continue
-            self._continue(key_of(stream), exchange_id)
+            if self.notes.hold(stream, exchange_id):
+                self._continue(key_of(stream), exchange_id)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Return the number of exchanges that run here or wait for their turn: `exchanges`."""
+        with self._changed:
+            return {"exchanges": len(self._running)}
 
     def _continue(self, key: str, exchange_id: str) -> None:
         """Run an exchange that a stopped process has left, or end it if nobody waits for it any more."""

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .tracking import Tracker
     from .upkeep import SqlUpkeep
     from .views import SqlViews
+    from .worker_notes import SqlWorkerNotes
 
 URL_VARIABLE = "THREADLEDGER_DB"
 
@@ -85,6 +86,12 @@ class Factory(InfrastructureFactory["Tracker"]):
         from .served_notes import SqlServedNotes
 
         return cast("SqlServedNotes", vars(self).setdefault("served", SqlServedNotes(self.database)))
+
+    def worker_notes(self) -> SqlWorkerNotes:
+        """Return the notes of workers; always the same, because a process holds its duties under one name."""
+        from .worker_notes import SqlWorkerNotes
+
+        return cast("SqlWorkerNotes", vars(self).setdefault("workers", SqlWorkerNotes(self.database)))
 
     def blobs(self) -> SqlBlobs:
         """Return the store of the bytes of attachments."""

@@ -254,6 +254,11 @@ class PostgreSQL(Kind):
         event.listen(engine, "connect", connected)
         return ServerPool(engine)
 
+    def connection_parameters(self) -> dict[str, Any]:
+        """Return the parameters with which the driver connects, for a pool of another library."""
+        _, parameters = self._url.get_dialect()().create_connect_args(self._url)
+        return {**parameters, **self._hosts}
+
     def streaming_cursor(self, connection: Any) -> Cursor:
         return connection.cursor(name="threadledger")
 

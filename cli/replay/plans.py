@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import click
 
 from ..main import Declined, Exit, NeedsYes, common, invocation, wrapped
-from ..output import counted, emit_many, note, short, short_thread, tracked
+from ..output import counted, emit_line, emit_many, note, short, short_thread, tracked
 
 if TYPE_CHECKING:
+    from threadledger.domain.ledger import Ledger
     from threadledger.domain.replay import ApplyKeywords, JobState
 
 TABLE_ROWS_MAX = 50
@@ -83,6 +84,41 @@ def apply_options(command: Any) -> Any:
     for option in reversed(options):
         command = option(command)
     return command
+
+
+DETACH = click.option(
+    "--detach", is_flag=True, help="With --apply: hand the job over to the workers (threadledger worker) and return."
+)
+"""Option of the commands whose plans become jobs."""
+
+
+def check_detached(detach: bool, apply: bool, **others: Any) -> None:
+    """Raise a usage error if a job cannot be handed over to workers with these options."""
+    if not detach:
+        return
+    context = click.get_current_context()
+    if not apply:
+        raise click.UsageError("--detach hands over what --apply does: pass both", context)
+    for name, given in others.items():
+        if given:
+            option = f"--{name.replace('_', '-')}"
+            raise click.UsageError(f"{option} holds for one process, and workers are several: leave it out", context)
+
+
+def hand_over(ledger: Ledger, plan: Any, max_runs: int | None = None) -> Exit:
+    """Store a plan as a job of the workers, and print it."""
+    job: JobState | None = plan.detach(max_runs)
+    if job is None:
+        emit_many([], (), empty="nothing is planned")
+        return Exit.DONE
+    alive = sum(row.is_alive for row in ledger.journal.worker_notes.workers())
+    emit_line(job.as_json(), f"job {short(job.job_id)}: {counted(job.items, 'item')} for {counted(alive, 'worker')}")
+    if not alive:
+        note("no worker is running: start one with: threadledger worker")
+    note(
+        f"see how far it is with: threadledger replay jobs; stop it with: threadledger replay cancel {short(job.job_id)}"
+    )
+    return Exit.DONE
 
 
 def show_items(

@@ -13,13 +13,16 @@ import click
 from ..main import KEY, Exit, MomentParameter, complete_keys, invocation, opened
 from ..output import counted, emit_many, note, tracked
 from .plans import (
+    DETACH,
     TABLE_ROWS_MAX,
     Tally,
     apply_options,
+    check_detached,
     chosen_keys,
     confirm,
     ending,
     for_people,
+    hand_over,
     how_options,
     needs_asking,
     performed,
@@ -61,6 +64,7 @@ WRITTEN = ("key", "backend", "thread_id", "messages", "sent", "losses", "verifie
 @click.option("--fresh", is_flag=True, help="Create a new thread even if the old one matches the journal.")
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="At most N conversations.")
 @how_options
+@DETACH
 @apply_options
 def rebuild(
     keys: tuple[str, ...],
@@ -74,6 +78,7 @@ def rebuild(
     limit: int | None,
     concurrency: int,
     rps: float | None,
+    detach: bool,
     apply: bool,
     yes: bool,
 ) -> int:
@@ -81,6 +86,7 @@ def rebuild(
     named = chosen_keys(keys, everything, search, keys_from)
     if (to == "file") != (output is not None):
         raise click.UsageError("--to file and --output FILE require each other", click.get_current_context())
+    check_detached(detach, apply, concurrency=concurrency > 1, rps=rps, output=output)
     with opened(reads=not apply, sends=apply) as ledger:
         if output is not None:
             plan: Any = ledger.replay.plan_rebuild_file(output, named, at, limit, search)
@@ -90,6 +96,8 @@ def rebuild(
             return _show_plan(plan)
         what = f"write {counted(len(plan), 'thread')}"
         confirm(len(plan), f"{what} with {_messages(plan)}" if needs_asking(yes) else what, yes)
+        if detach:
+            return hand_over(ledger, plan)
         with stoppable() as stop:
             items = performed(plan, len(plan), "rebuilding", stop, {"concurrency": concurrency, "rps": rps})
             tally = show_items(items, len(plan), WRITTEN, as_row, "nothing to rebuild")

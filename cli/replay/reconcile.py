@@ -11,12 +11,15 @@ import click
 from ..main import KEY, Exit, common, complete_keys, invocation, opened
 from ..output import counted, emit_many, note, tracked
 from .plans import (
+    DETACH,
     KINDS,
     Tally,
     apply_options,
+    check_detached,
     confirm,
     ending,
     for_people,
+    hand_over,
     how_options,
     one_choice,
     performed,
@@ -53,6 +56,7 @@ REPAIRED = (
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="At most N conversations.")
 @click.option("--orphans", is_flag=True, help="Delete threads that a crash kept from being linked.")
 @how_options
+@DETACH
 @apply_options
 def reconcile(
     keys: tuple[str, ...],
@@ -63,6 +67,7 @@ def reconcile(
     orphans: bool,
     concurrency: int,
     rps: float | None,
+    detach: bool,
     apply: bool,
     yes: bool,
 ) -> int:
@@ -72,6 +77,7 @@ def reconcile(
 
     With --orphans, delete instead the threads that a process created and that a crash kept from being linked.
     """
+    check_detached(detach, apply, concurrency=concurrency > 1, rps=rps, orphans=orphans)
     if orphans:
         return _remove_orphans(bool(keys) or everything or to is not None or adopt or limit is not None, apply, yes)
     one_choice(bool(keys), everything)
@@ -89,6 +95,8 @@ def reconcile(
             )
             return Exit.SOME_FAILED if tally.states["failed"] else Exit.DONE
         confirm(len(planned), f"repair {_what(planned)}", yes)
+        if detach:
+            return hand_over(ledger, plan)
         others = [item for item in plan.items if item.state != "planned"]
         seen = _Seen()
         with stoppable() as stop:

@@ -10,7 +10,19 @@ import click
 from ..main import Exit, MomentParameter, invocation, opened
 from ..output import console, counted, emit_many, note, short, span
 from ..terminal import printable
-from .plans import Tally, apply_options, confirm, ending, for_people, how_options, performed, stoppable
+from .plans import (
+    DETACH,
+    Tally,
+    apply_options,
+    check_detached,
+    confirm,
+    ending,
+    for_people,
+    hand_over,
+    how_options,
+    performed,
+    stoppable,
+)
 
 if TYPE_CHECKING:
     from threadledger.domain.ledger import Ledger
@@ -73,6 +85,7 @@ MADE = (*PLANNED[:4], "cost", "fork", "state", "reason", "answer", "original")
     help="Start no run that could bring the cost to USD, based on the usage that the provider reports.",
 )
 @how_options
+@DETACH
 @apply_options
 def rerun(
     targets: tuple[str, ...],
@@ -82,6 +95,7 @@ def rerun(
     max_cost: float | None,
     concurrency: int,
     rps: float | None,
+    detach: bool,
     apply: bool,
     yes: bool,
     **chosen: Any,
@@ -93,6 +107,7 @@ def rerun(
     """
     if not targets and not failed:
         raise click.UsageError("name runs or conversations, or pass --failed", click.get_current_context())
+    check_detached(detach, apply, concurrency=concurrency > 1, rps=rps, max_cost=max_cost, profile=profile)
     with opened(reads=not apply, sends=apply, profile=profile) as ledger:
         runs, keys = _runs_and_keys(ledger, targets)
         own = ledger.services.profile if profile is not None else None
@@ -102,6 +117,8 @@ def rerun(
             return _show_plan(plan, max_runs)
         planned = [item for item in plan.items if item.state == "planned"]
         confirm(len(planned), f"rerun {counted(len(planned), 'exchange')} ({_estimated_cost(planned)})", yes)
+        if detach:
+            return hand_over(ledger, plan, max_runs)
         with stoppable() as stop:
             how: ApplyKeywords = {"concurrency": concurrency, "rps": rps, "max_runs": max_runs, "max_cost": max_cost}
             for _ in performed(plan, len(planned), "rerunning", stop, how):

@@ -125,9 +125,7 @@ class Conversing:
             self.services.profile.check()
         question = yield from self._kept(given)
         if self.services.policy.compact_at_tokens is not None:
-            from .compacting import compact_if_due
-
-            yield from compact_if_due(self)
+            yield from self.compact_if_due()
         if self.services.load is not None:
             self.services.load()
 
@@ -216,6 +214,12 @@ class Conversing:
         from .compacting import compact
 
         return compact(self, keep_last)
+
+    def compact_if_due(self) -> Effects[None]:
+        """Cover the older messages by a summary if memory has more tokens than the policy allows; failures are logged."""
+        from .compacting import compact_if_due
+
+        return compact_if_due(self)
 
     def delete(self, reason: str = "") -> Effects[Mapping[str, Sequence[str]]]:
         """End the conversation; see `Chat.delete`."""

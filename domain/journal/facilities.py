@@ -204,6 +204,10 @@ class Views(Protocol):
         """Yield what is wrong with the views; nothing is changed."""
         ...
 
+    def catch_up(self) -> None:
+        """Bring every view up to date; reading one does the same for that one."""
+        ...
+
     def rebuild(self, names: Sequence[str] = (), progress: Callable[[str, int, int], None] = ...) -> None:
         """Rebuild views next to those in use and switch to them; `progress` is called with name, position and end.
 

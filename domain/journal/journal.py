@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from .lookups import Lookups
     from .places import Places
     from .served_notes import ServedNotes
+    from .worker_notes import WorkerNotes
 
 T = TypeVar("T")
 
@@ -77,6 +78,8 @@ class Store(Protocol):
 
     def served_notes(self) -> ServedNotes: ...
 
+    def worker_notes(self) -> WorkerNotes: ...
+
 
 class Journal(Application[str]):
     """Hold all events of one database, by conversation and in commit order."""
@@ -84,6 +87,9 @@ class Journal(Application[str]):
     name = "threadledger"
     budgets: Budgets | None = None  # what runs may cost; None if no budget is set
     price: Price | None = None  # what the usage of a run costs; None if the app knows no prices
+    deferring: Callable[[str, str], Also] | None = (
+        None  # notes for workers that threads lack something of a conversation
+    )
     copied: Journal | None = None  # the journal that opened the database, if this one is a copy for an actor
 
     def __init__(self, factory: InfrastructureFactory[Any]) -> None:
@@ -120,6 +126,11 @@ class Journal(Application[str]):
     def served_notes(self) -> ServedNotes:
         """Return the notes of the served API."""
         return cast("Store", self._given_factory).served_notes()
+
+    @cached_property
+    def worker_notes(self) -> WorkerNotes:
+        """Return the notes of workers."""
+        return cast("Store", self._given_factory).worker_notes()
 
     def as_actor(self, name: str, *, reserved: bool = False) -> Journal:
         """Return a journal of the same database whose events carry this actor; `reserved` allows a name that a server gives.
@@ -404,12 +415,17 @@ class Journal(Application[str]):
             ThreadledgerError: raised by `decide`; nothing was written.
         """
         kind, stream = self._conversation_class, stream_of(key)
+        ends: list[ConversationState] = []
         results: list[T] = []
         decided: list[e.Event] = []
         if self.budgets is not None:
             from .budgets import noting
 
             decide, also = noting(self.budgets, decide, also, decided)
+        if self.deferring is not None:
+            from .deferring import deferred
+
+            also = deferred(self.deferring, key, self.actor, decided, ends, also)
 
         def decide_append(head: StreamHead | None) -> Appending:
             state = self.state_of(head) if head is not None else None
@@ -426,6 +442,7 @@ class Journal(Application[str]):
                 conversation.far_end = far_end(self._log, head, state)
             results[:] = [decide(conversation)]
             decided[:] = conversation.pending
+            ends[:] = [conversation.state]
             return self._appending(conversation, conversation.state)  # which is not changed any more
 
         try:

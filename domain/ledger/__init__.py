@@ -13,6 +13,7 @@ if TYPE_CHECKING:
         ShownMemory,
         defined_profile,
         follow_failures,
+        lags_among,
         memory_shown,
         threads_behind,
         tool_names,
@@ -52,6 +53,7 @@ __all__ = [
     "VectorStores",
     "defined_profile",
     "follow_failures",
+    "lags_among",
     "memory_shown",
     "threads_behind",
     "tool_names",
@@ -66,7 +68,7 @@ if not TYPE_CHECKING:
             "api_keys": "ApiKey ApiKeys",
             "assistants": "AssistantRecord AssistantStore",
             "audit": (
-                "FailureGroups LaggingThread ShownMemory defined_profile follow_failures memory_shown "
+                "FailureGroups LaggingThread ShownMemory defined_profile follow_failures lags_among memory_shown "
                 "threads_behind tool_names unanswered_exchanges"
             ),
             "awaited": "AsyncChat AsyncLedger",

@@ -405,6 +405,8 @@ class Lags:
     """Number of threads with unconfirmed writes that may still arrive; they are read before the next write."""
     held: Sequence[str] = ()
     """Keys whose thread a process is writing to, each with that process and the end of its claim."""
+    held_keys: Sequence[str] = ()
+    """Keys alone of these conversations."""
 
     @property
     def looked_at(self) -> int:
@@ -432,6 +434,15 @@ def threads_behind(journal: Journal, services: Services, checked_max: int = LAGG
     of = int(journal.status()["conversations"])
     held = [f"{key_of(each.stream)!r} by {each.held_by}" for each in noted.values() if each.held]
     return Lags(lagging, len(states), of, sum(each.doubts > 0 for each in elsewhere), held)
+
+
+def lags_among(journal: Journal, services: Services, keys: Iterable[str]) -> Lags:
+    """Return the lagging threads of these conversations, like `threads_behind`; it costs what they lack."""
+    states = [state for _, state in journal.states_of(keys)]
+    noted = {(each.stream, each.mirror): each for each in journal.upkeep.noted_threads(_streams(states))}
+    lagging = [each for state in states for each in _lagging(journal, services, state, noted)]
+    held = list(dict.fromkeys(key_of(each.stream) for each in noted.values() if each.held))
+    return Lags(lagging, len(states), len(states), held_keys=held)
 
 
 def _streams(states: Sequence[ConversationState]) -> list[str]:

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from .fork import forked
     from .jobs import JobState
     from .orphans import OrphanItem, OrphanPlan
-    from .plan import ApplyKeywords, Item, Plan, Progress
+    from .plan import ApplyKeywords, ApplyOptions, Item, Plan, Progress
     from .rebuild import RebuildItem, RebuildOutline, RebuildPlan
     from .reconcile import ReconcileItem
     from .recorded import RecordedExchange, RecordedRun, recorded_exchange
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ApplyKeywords",
+    "ApplyOptions",
     "Item",
     "JobState",
     "OrphanItem",
@@ -49,7 +50,7 @@ if not TYPE_CHECKING:
             "fork": "forked",
             "jobs": "JobState",
             "orphans": "OrphanItem OrphanPlan",
-            "plan": "ApplyKeywords Item Plan Progress",
+            "plan": "ApplyKeywords ApplyOptions Item Plan Progress",
             "rebuild": "RebuildItem RebuildOutline RebuildPlan",
             "reconcile": "ReconcileItem",
             "recorded": "RecordedExchange RecordedRun recorded_exchange",

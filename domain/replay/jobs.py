@@ -25,6 +25,9 @@ from ..limits import JOB_PINS_PER_EVENT, RUN_ENDING_CHARS_MIN
 JOB = "job:"
 """Start of the name of a job's stream."""
 
+DETACHED = "detached"
+"""Option of a job that was handed over to workers: none of them needs a person to resume it."""
+
 JOB_STATE_SCHEMA = 1
 """Schema number of a job's state as it is stored with its stream."""
 
@@ -53,6 +56,11 @@ class JobState:
     cancelled: bool = False
     holders: Sequence[str] = ()
     """The processes that are currently working on it, each with the end of its claims, for users."""
+
+    @property
+    def is_detached(self) -> bool:
+        """Return whether workers do it."""
+        return bool(self.options.get(DETACHED))
 
     @property
     def left(self) -> int:
@@ -175,6 +183,12 @@ class Jobs:
             for item in items
         ]
         return self._record(job_id, e.JobItemsEnded, items=kept)
+
+    def reopen(self, job: JobState) -> int:
+        """Make the failed items of a job available again and return their number."""
+        failed = [number for number, state in enumerate(self.ended(job)) if state == ord("f")]
+        self.claims.reopen(job.job_id, failed)
+        return len(failed)
 
     def current(self, job: JobState) -> JobState:
         """Return the newest state of a job, without its holders.

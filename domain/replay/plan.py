@@ -30,7 +30,7 @@ from ..errors import Conflict, InvalidInput
 from ..ids import now
 from ..journal import Journal
 from ..limits import CLAIM_SECONDS, CLAIM_STEP_SECONDS_MAX, JOB_BLOCK_ITEMS_MAX, JOB_LOOK_SECONDS, JOB_WORKERS_MAX
-from .jobs import Jobs, JobState
+from .jobs import DETACHED, Jobs, JobState
 
 CHANGED = "changed since the plan: plan again"
 """Reason for skipping an item whose conversation has changed since the plan."""
@@ -220,6 +220,36 @@ class Plan(ABC, Generic[T]):
         self.require_job()
         return self.apply(progress, **how)
 
+    def detach(self, max_runs: int | None = None) -> JobState | None:
+        """Store the plan as a job that workers do, without doing anything here; return None if nothing is planned.
+
+        With `max_runs`, the job has only the first items of the plan, so that no number of workers does more.
+
+        Raises:
+            InvalidInput: the limit does not apply to this plan.
+        """
+        self.limit(max_runs)
+        pins = iter(self.pins()) if max_runs is None else islice(self.pins(), max_runs)
+        first = next(pins, None)
+        if first is None:
+            return None
+        self.job = self._jobs.start(self.kind, self.options() | {DETACHED: True}, chain([first], pins))
+        return self.job
+
+    def shared(self, how: ApplyOptions, *, reopen: bool = False) -> Effects[None]:
+        """Do items of the job, together with other processes, until all have ended or `how.stop` says so.
+
+        Failed items are tried again only with `reopen`. Items are emitted as they end.
+
+        Raises:
+            Conflict: the plan was never applied, or its job was cancelled.
+        """
+        self.require_job()
+        run = yield from work(partial(self._begun, how, reopen=reopen))
+        if run is not None:
+            yield from run.worker()
+            yield from work(partial(self._ended, run))
+
     def require_job(self) -> None:
         """Raise Conflict if the plan was never applied."""
         if self.job is None:
@@ -245,7 +275,7 @@ class Plan(ABC, Generic[T]):
                 yield ended
         await driver.work(lambda: self._ended(run))
 
-    def _begun(self, how: ApplyOptions) -> JobRun[T] | None:
+    def _begun(self, how: ApplyOptions, reopen: bool = True) -> JobRun[T] | None:
         """Return the job, started or resumed, or None if nothing is planned."""
         self.limit(how.max_runs, how.max_cost)
         self.stopped_by_limit = False
@@ -254,7 +284,8 @@ class Plan(ABC, Generic[T]):
             if self.job.cancelled:
                 raise Conflict(f"job {self.job.job_id} was cancelled: plan again")
             run = JobRun(self._jobs, self.job, self, how)
-            run.reopen_failed()
+            if reopen:
+                run.reopen_failed()
             return run
         pins = iter(self.pins())
         first = next(pins, None)

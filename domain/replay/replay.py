@@ -235,6 +235,14 @@ class Replay:
         plan.job = job
         return plan
 
+    def reopen(self, job_id: str) -> int:
+        """Let the failed items of a job be done again by those who work on it; return their number.
+
+        Raises:
+            JobNotFound: no such job.
+        """
+        return self._jobs.reopen(self._jobs.get(job_id))
+
     def cancel(self, job_id: str) -> JobState:
         """Cancel a job; completed items are kept.
 

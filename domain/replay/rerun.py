@@ -82,10 +82,10 @@ class RerunPlan(Plan[RerunItem]):
     def pins(self) -> Iterator[Mapping[str, Any]]:
         return (item.pin() for item in self.items if item.state == "planned")
 
-    def _begun(self, how: ApplyOptions) -> JobRun[RerunItem] | None:
+    def _begun(self, how: ApplyOptions, reopen: bool = True) -> JobRun[RerunItem] | None:
         if self._load is not None:
             self._load()
-        return super()._begun(how)
+        return super()._begun(how, reopen)
 
     def step(self, pin: Mapping[str, Any]) -> Effects[RerunItem]:
         item = yield from self._rerunning.rerunning(RerunItem.of(pin), self.budget)

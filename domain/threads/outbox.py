@@ -12,15 +12,16 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from datetime import datetime, timedelta
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from ..conversation import stream_of
 from ..effects import Effects, work
 from ..errors import ConversationNotFound, ProviderRefused, ThreadledgerError
 from ..failures import Cause, Health, diagnose
 from ..ids import new_id, now, to_iso
-from ..limits import CLAIM_STEP_SECONDS_MAX, RUN_GRACE_SECONDS
+from ..limits import BETWEEN_RUNS_SECONDS, CLAIM_STEP_SECONDS_MAX, RUN_GRACE_SECONDS
 
 if TYPE_CHECKING:
     from ..conversation import Conversation, ConversationState
@@ -46,18 +47,35 @@ DecideRepair = Callable[["Sequence[ThreadItem]"], Effects[bool]]
 """Function that receives the entries of a thread, may journal some, and returns whether to send missing items."""
 
 
+class Unsent(NamedTuple):
+    """Say why a thread was not brought up to date."""
+
+    reason: str
+    until: datetime | None = None
+    """When it may be tried again, because an exchange is in progress or the provider is skipped; None if it failed."""
+
+
 class ThreadOutbox:
     """Bring threads up to date with the journal; every conversation gets a thread in each mirror named by `always`."""
 
     def __init__(
-        self, mirrors: Mapping[str, ThreadMirror], heads: Callable[[], MirrorHeads], always: Sequence[str] = ()
+        self,
+        mirrors: Mapping[str, ThreadMirror],
+        heads: Callable[[], MirrorHeads],
+        always: Sequence[str] = (),
+        *,
+        by_worker: bool = False,
     ) -> None:
-        """Create an outbox; `heads` returns the stored states of threads, and is called when one is needed."""
+        """Create an outbox; `heads` returns the stored states of threads, and is called when one is needed.
+
+        With `by_worker`, `mirror` does nothing: a worker sends what is missing.
+        """
         self._mirrors = mirrors
         self._kinds = frozenset(mirrors)
         self._open_heads = heads
         self._always = always
         self._health = Health()
+        self.by_worker = by_worker
 
     @property
     def has_mirrors(self) -> bool:
@@ -70,7 +88,7 @@ class ThreadOutbox:
         A thread that was deleted at the provider is created again from the journal. The messages are journaled already,
         so errors are logged, not raised: the threads catch up later.
         """
-        if not self._kinds:
+        if not self._kinds or self.by_worker:
             return
         try:
             yield from self.send_missing(journal, key)
@@ -79,8 +97,8 @@ class ThreadOutbox:
         except ThreadledgerError as error:
             logger.warning("the threads of %r lag behind: %s", key, error)
 
-    def send_missing(self, journal: Journal, key: str) -> Effects[None]:
-        """Send missing messages like `mirror`; a provider's failures are logged.
+    def send_missing(self, journal: Journal, key: str) -> Effects[Sequence[Unsent]]:
+        """Send missing messages like `mirror`; a provider's failures are logged. Return why threads are not up to date.
 
         Raises:
             ThreadledgerError: the ledger could not be read or written.
@@ -89,16 +107,19 @@ class ThreadOutbox:
         moment = now()
         at_work = (each for each in state.open_exchanges.values() if each.undecided is None and each.is_active(moment))
         if state.open_runs or any(at_work):
-            return  # a run may be writing to the thread; mirroring follows when the exchange ends, or its time is over
+            # A run may be writing to the thread; mirroring follows when the exchange ends, or its time is over.
+            return [Unsent("an exchange is in progress", moment + timedelta(seconds=BETWEEN_RUNS_SECONDS))]
         # Left by a process that stopped, maybe with its answer in a thread.
         left = [name for name, each in state.open_exchanges.items() if not each.waits] if state.links else ()
         for exchange_id in left:
             if (yield from self.recover_answer(journal, key, exchange_id)):
                 state = yield from work(lambda: _state(journal, key))
+        unsent = []
         for name in dict.fromkeys((*self._always, *state.links)):
             mirror = self._mirrors.get(name)
             if mirror is not None:
-                yield from self._mirror_unless_unwell(journal, key, mirror, state)
+                unsent.append((yield from self._mirror_unless_unwell(journal, key, mirror, state)))
+        return [each for each in unsent if each is not None]
 
     def prepare(
         self,
@@ -228,21 +249,23 @@ class ThreadOutbox:
 
     def _mirror_unless_unwell(
         self, journal: Journal, key: str, mirror: ThreadMirror, state: ConversationState
-    ) -> Effects[None]:
+    ) -> Effects[Unsent | None]:
         """Bring one thread up to date, but skip a provider for a while after repeated failures.
 
         Otherwise journaling would wait for a provider that is down.
         """
         name = f"{mirror.name} threads"
-        if self._health.enter(name, now(), CLAIM_STEP_SECONDS_MAX) is not None:
-            return
+        cooling = self._health.enter(name, now(), CLAIM_STEP_SECONDS_MAX)
+        if cooling is not None:
+            return Unsent(f"{name}: {cooling.refusal().message}", cooling.until)
         try:
             yield from self._mirror(journal, key, mirror, state)
         except ProviderRefused as refused:
             self._health.saw(name, refused.failure, now())
             yield from work(partial(_record_unreached, journal, key, mirror, refused))
-        else:
-            self._health.saw(name, None, now())
+            return Unsent(f"{name}: {diagnose(refused.failure).value}: {refused}")
+        self._health.saw(name, None, now())
+        return None
 
     def _mirror(self, journal: Journal, key: str, mirror: ThreadMirror, state: ConversationState) -> Effects[None]:
         link = state.links.get(mirror.name)

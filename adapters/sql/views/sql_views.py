@@ -322,6 +322,11 @@ class SqlViews:
             if status["parked"]:
                 yield Finding("view", f"{view.name} could not process {status['parked']} events: rebuild it to see why")
 
+    def catch_up(self) -> None:
+        """Bring every view up to date, also those that nothing has read so far."""
+        for view in self._views():
+            self._projection(view).caught_up()
+
     def rebuild(self, names: Sequence[str] = (), progress: Progress = lambda name, position, end: None) -> None:
         views = {view.name: view for view in self._views()}
         for name in names:

@@ -1,0 +1,266 @@
+"""Do the items of workers: mirror a conversation, compact one, work on a job, look through all conversations."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from threadledger.domain.conversation.tenants import tenant_of
+from threadledger.domain.effects import Interrupted, Interruption
+from threadledger.domain.errors import Conflict, ConversationNotFound, NotFound, StoreError, ThreadledgerError
+from threadledger.domain.exchange import Conversing
+from threadledger.domain.failures import redact
+from threadledger.domain.ids import now
+from threadledger.domain.journal.descriptions import description_of
+from threadledger.domain.ledger import lags_among
+from threadledger.domain.limits import CLAIM_SECONDS, WORK_ATTEMPTS_MAX
+from threadledger.domain.replay import ApplyOptions
+
+from .engine import WorkItem
+
+if TYPE_CHECKING:
+    from threadledger.domain.effects import Effects
+    from threadledger.domain.journal.worker_notes import WorkerNotes
+    from threadledger.domain.ledger import Ledger
+
+    from .engine import Engine
+
+logger = logging.getLogger("threadledger.worker")
+
+SLICE_SECONDS = 10.0
+"""How long a worker does items of one job before another job has its turn, in seconds."""
+
+STORE_PAUSE_SECONDS = 5.0
+"""Pause before an item is tried again that could not read or write the ledger, in seconds."""
+
+CHANGED_PAUSE_SECONDS = 1.0
+"""Pause before a conversation is looked at again that was changed while its threads were written, in seconds."""
+
+SWEEP_CONVERSATIONS = 200
+"""Number of conversations whose threads are compared with the journal at a time, by what is noted of them."""
+
+BEHIND = ("unlinked", "unsettled", "behind")
+"""States of a thread that sending repairs."""
+
+
+class WorkFailed(Exception):
+    """Raised when an item is not done; it is tried again later."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """Describe the outcome of an item."""
+
+    what: str = "done"
+    again_at: datetime | None = None
+    """When it is to be done again; None if it need not."""
+
+
+class Work:
+    """Do items for one ledger. Its methods may be called from any thread."""
+
+    def __init__(self, ledger: Ledger, is_stopping: threading.Event, most: int) -> None:
+        self._ledger = ledger
+        self._journal = ledger.journal
+        self._is_stopping = is_stopping
+        self._most = most
+        self.engine: Engine | None = None
+        """Takes further items; set before the first one is done."""
+        self.done: dict[tuple[str, str], int] = {}
+        """Number of items by kind and outcome: `done`, `later` or `failed`."""
+        self._lock = threading.Lock()
+        self._in_progress: set[Interruption] = set()
+        self._kinds: dict[str, Callable[[str], Done]] = {
+            "mirror": self._mirror,
+            "compact": self._compact,
+            "job": self._job,
+            "sweep": self._sweep,
+        }
+
+    @property
+    def notes(self) -> WorkerNotes:
+        """Return the notes of workers."""
+        return self._journal.worker_notes
+
+    def perform(self, item: WorkItem) -> datetime | None:
+        """Do an item and return when it is to be done again; a failure is noted, and tried again from the notes."""
+        began = time.monotonic()
+        try:
+            outcome = self._kinds[item.kind](item.subject)
+            self.notes.succeed(item.kind, item.subject)
+        except Interrupted:
+            return now()  # another worker does it
+        except StoreError as error:
+            self._log(item, began, "later", f"the ledger cannot be used: {error}")
+            return now() + timedelta(seconds=STORE_PAUSE_SECONDS)
+        except Exception as error:  # noqa: BLE001 - it is noted, and tried again
+            return self._failed(item, began, error)
+        self._log(item, began, "done" if outcome.again_at is None else "later", outcome.what)
+        return outcome.again_at
+
+    def interrupt(self) -> None:
+        """Break off what is in progress, because the worker stops: others do the rest."""
+        with self._lock:
+            in_progress = [*self._in_progress]
+        for each in in_progress:
+            each.interrupt(Interrupted())
+
+    def share_of(self, key: str) -> str:
+        """Return whose work a conversation is: that of its tenant, or of its owner."""
+        tenant = tenant_of(key)
+        if tenant:
+            return f"tenant:{tenant}"
+        loaded = self._journal.load(key)
+        if loaded is None:
+            return ""
+        owner = description_of(self._journal, key, loaded.state).owner
+        return f"owner:{owner}" if owner else ""
+
+    def _failed(self, item: WorkItem, began: float, error: Exception) -> datetime | None:
+        known = isinstance(error, ThreadledgerError | WorkFailed)
+        if not known:
+            logger.exception("%s of %r broke off", item.kind, item.subject)
+        try:
+            noted = self.notes.fail(item.kind, item.subject, str(error) or repr(error), most=WORK_ATTEMPTS_MAX)
+        except StoreError:
+            return now() + timedelta(seconds=STORE_PAUSE_SECONDS)
+        then = "it is parked" if noted.next_at is None else f"attempt {noted.attempts}, tried again"
+        self._log(item, began, "failed", f"{error}; {then}")
+        return None
+
+    def _log(self, item: WorkItem, began: float, outcome: str, what: str) -> None:
+        with self._lock:
+            place = (item.kind, outcome)
+            self.done[place] = self.done.get(place, 0) + 1
+        level = logging.WARNING if outcome == "failed" else logging.INFO
+        seconds = time.monotonic() - began
+        text = "%s %r: %s (%.2f s)"
+        logger.log(level, text, item.kind, item.subject, redact(what), seconds)
+
+    @contextmanager
+    def _interruptible(self) -> Iterator[Interruption]:
+        interruption = Interruption(threading.Semaphore())
+        with self._lock:
+            self._in_progress.add(interruption)
+        try:
+            if self._is_stopping.is_set():
+                raise Interrupted
+            yield interruption
+        finally:
+            with self._lock:
+                self._in_progress.discard(interruption)
+
+    def _performed(self, effects: Effects[Any], put: Callable[[Any], None] = lambda _: None) -> Any:
+        with self._interruptible() as interruption:
+            return interruption.perform(effects, put)
+
+    # Kinds of work
+
+    def _mirror(self, key: str) -> Done:
+        """Send what the threads of a conversation lack."""
+        services = self._ledger.services
+        outbox = services.outbox
+        if outbox is None or not outbox.has_mirrors:
+            return Done("no threads can be reached")
+        try:
+            before = self._journal.require(key).version
+            unsent = self._performed(outbox.send_missing(self._journal, key))
+        except ConversationNotFound:
+            return Done("it was deleted")
+        refused = [each.reason for each in unsent if each.until is None]
+        if refused:
+            raise WorkFailed("; ".join(refused))
+        if unsent:
+            return Done(unsent[0].reason, max(each.until for each in unsent))
+        lags = lags_among(self._journal, services, [key])
+        if lags.held_keys:
+            return Done("another process writes to its thread", now() + timedelta(seconds=CLAIM_SECONDS))
+        behind = [each for each in lags.threads if each.state in BEHIND]
+        if not behind:
+            return Done("up to date")
+        if self._journal.require(key).version == before:
+            raise WorkFailed(f"{behind[0].mirror}: the thread is {behind[0].state} after it was written")
+        return Done("changed meanwhile", now() + timedelta(seconds=CHANGED_PAUSE_SECONDS))
+
+    def _compact(self, key: str) -> Done:
+        """Cover the older messages of a conversation by a summary, if the policy says so."""
+        try:
+            self._performed(Conversing(self._journal, self._ledger.services, key).compact_if_due())
+        except ConversationNotFound:
+            return Done("it was deleted")
+        return Done()
+
+    def _job(self, subject: str) -> Done:
+        """Do items of a job, which other workers do too; its subject is `JOB/NUMBER`, a place in which one worker does so."""
+        job_id, _, number = subject.partition("/")
+        until = time.monotonic() + SLICE_SECONDS
+        is_over = False
+
+        def stop() -> bool:
+            nonlocal is_over
+            is_over = self._is_stopping.is_set() or time.monotonic() > until
+            return is_over
+
+        try:
+            plan = self._ledger.replay.plan_of(job_id)
+            self._performed(plan.shared(ApplyOptions(stop=stop)), partial(self._log_ended, job_id))
+        except (NotFound, Conflict) as error:  # it was cancelled, or lost with a rewound log
+            return Done(str(error))
+        job = plan.job
+        if job is None or is_over:
+            return Done("another job has its turn", now())
+        if number == "0" and not job.left and not job.cancelled:
+            return self._end_job(job_id, job.kind, job.failed)
+        return Done("nothing is left to do here")
+
+    def _end_job(self, job_id: str, kind: str, failed: int) -> Done:
+        """Note that all items of a job have ended; failed ones are tried again, except those that would call a model again."""
+        if not failed:
+            self.notes.succeed("job", job_id)
+            return Done("the job is done")
+        most = 1 if kind == "rerun" else WORK_ATTEMPTS_MAX
+        noted = self.notes.fail("job", job_id, f"{failed} items of the {kind} failed", most=most)
+        return Done("failed items are tried again" if noted.next_at is not None else "the job has failed items")
+
+    def _log_ended(self, job_id: str, part: Any) -> None:
+        item = getattr(part, "item", None)
+        if item is not None:
+            reason = f": {redact(item.reason)}" if item.reason else ""
+            logger.info("job %s %r: %s%s", job_id[-8:], item.key, item.state, reason)
+
+    def _sweep(self, _subject: str) -> Done:
+        """Find all conversations whose threads lag behind, page by page, while there is room for them."""
+        found, page = 0, list[str]()
+        for key, _ in self._journal.versions():
+            page.append(key)
+            if len(page) == SWEEP_CONVERSATIONS:
+                found += self.defer_lagging(page)
+                page = []
+                self._wait_for_room()
+        found += self.defer_lagging(page)
+        return Done(f"{found} conversations are behind")
+
+    def defer_lagging(self, keys: list[str]) -> int:
+        """Have the threads of those of these conversations written that lag behind; return their number."""
+        engine, services = self.engine, self._ledger.services
+        if engine is None or not keys or services.outbox is None or not services.outbox.has_mirrors:
+            return 0
+        lags = lags_among(self._journal, services, keys)
+        held = now() + timedelta(seconds=CLAIM_SECONDS)
+        behind = dict.fromkeys(each.key for each in lags.threads if each.state in BEHIND)
+        items = [WorkItem("mirror", key, self.share_of(key)) for key in behind]
+        items += [WorkItem("mirror", key, self.share_of(key), held) for key in lags.held_keys if key not in behind]
+        engine.defer(items)
+        return len(items)
+
+    def _wait_for_room(self) -> None:
+        while self.engine is not None and self.engine.room() < SWEEP_CONVERSATIONS:
+            if self._is_stopping.wait(1.0):
+                raise Interrupted

@@ -1,0 +1,247 @@
+"""Run a worker: one long-lived process that does what otherwise happens only when an app calls the ledger."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from threadledger.domain.errors import InvalidSettings, StoreError
+from threadledger.domain.failures import redact
+from threadledger.domain.ids import now, to_iso
+from threadledger.domain.limits import CLAIM_RENEWAL_SECONDS
+
+from ..server import Runner, ServerLimits
+from .duties import Duties, Followed
+from .engine import Engine, LocalEngine
+from .status import Labelled, Metric, StatusApp, StatusServer
+from .work import Work
+
+if TYPE_CHECKING:
+    from threadledger.domain.ledger import Ledger
+
+    from ..settings import Settings
+    from ..sql import Database
+
+logger = logging.getLogger("threadledger.worker")
+
+CONCURRENCY = 8
+"""Number of items of each kind of work that a worker does at a time, unless it is told otherwise."""
+
+CONCURRENCY_MAX = 64
+
+STOP_SECONDS = 8.0
+"""How long a worker that stops lets items in progress end, in seconds; then it breaks them off, and others do the rest."""
+
+LEAVE_SECONDS = 1.0
+"""How long a worker that stops waits for what it has broken off, in seconds."""
+
+PORT_DEFAULT = 8733
+"""Port of the health and the metrics of a worker."""
+
+
+@dataclass(frozen=True)
+class WorkerOptions:
+    """Hold the options of a worker."""
+
+    concurrency: int = CONCURRENCY
+    host: str = "127.0.0.1"
+    port: int | None = None
+    """Port of health and metrics; None for `PORT_DEFAULT`, or a free one if another worker of this machine has it."""
+
+    def __post_init__(self) -> None:
+        """Check the options.
+
+        Raises:
+            InvalidSettings: the concurrency is out of range.
+        """
+        if not 1 <= self.concurrency <= CONCURRENCY_MAX:
+            raise InvalidSettings(
+                f"a worker cannot do {self.concurrency} items at a time: give a concurrency of 1 to {CONCURRENCY_MAX}"
+            )
+
+
+class Worker:
+    """Work for one ledger until it is stopped."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        make_engine: Callable[[Callable[..., Any], int], Engine],
+        options: WorkerOptions,
+        *,
+        by_worker: bool = False,
+    ) -> None:
+        self._ledger = ledger
+        self._options = options
+        self._stopping = threading.Event()
+        self._started_at = now()
+        self.work = Work(ledger, self._stopping, options.concurrency)
+        self.engine = self.work.engine = make_engine(self.work.perform, options.concurrency)
+        self._followed = Followed(ledger, self.work, self.engine, by_worker=by_worker)
+        limits = ServerLimits(exchanges=options.concurrency, exchanges_per_key=options.concurrency)
+        self._runner = Runner(ledger, limits)
+        self._duties = Duties(self.work.notes, self._followed.steps())
+        self._status: StatusServer | None = None
+        self._seen = threading.Thread(target=self._show, name="threadledger-worker-seen", daemon=True)
+
+    @property
+    def url(self) -> str:
+        """Return where health and metrics are served; empty before the start."""
+        return self._status.url if self._status is not None else ""
+
+    def start(self) -> None:
+        """Begin to work, in threads.
+
+        Raises:
+            OSError: the address of health and metrics cannot be bound.
+            StoreError: the database cannot be used.
+        """
+        self._status = self._served()
+        try:
+            self._runner.start()
+            self.work.notes.seen(self._facts())
+            self.engine.start()
+            self._duties.start()
+            self._seen.start()
+        except BaseException:
+            self._status.stop()
+            raise
+
+    def stop(self) -> None:
+        """Hand over: start nothing new, let items in progress end for some seconds, and break off the rest."""
+        self._stopping.set()
+        self._duties.stop(LEAVE_SECONDS)
+        stopping = threading.Thread(target=self._runner.stop, daemon=True)  # both take their time together
+        stopping.start()
+        self.engine.stop(STOP_SECONDS - LEAVE_SECONDS * 3)
+        self.work.interrupt()
+        self.engine.stop(LEAVE_SECONDS)
+        stopping.join(STOP_SECONDS)
+        with suppress(StoreError):
+            self.work.notes.leave()
+        if self._status is not None:
+            self._status.stop()
+
+    def run_forever(self, announce: Callable[[], None] = lambda: None) -> bool:
+        """Work until SIGTERM or Ctrl-C; return whether the worker stopped in order. A second signal ends it at once."""
+        asked, forced = threading.Event(), threading.Event()
+        with _signals(asked, forced):
+            self.start()
+            announce()
+            while not asked.wait(0.5):  # in slices: some platforms do not notice a signal otherwise
+                pass
+            stopping = threading.Thread(target=self.stop, name="threadledger-worker-stop", daemon=True)
+            stopping.start()
+            while stopping.is_alive() and not forced.is_set():
+                stopping.join(0.1)
+        return not forced.is_set()
+
+    def health(self) -> dict[str, Any]:
+        """Return the facts of `/health`; `status` is `ok` if the ledger can be read."""
+        counts = {**self.engine.counts(), **self.work.notes.counts(), **self._runner.counts}
+        since = self._followed.behind_since
+        status = "stopping" if self._stopping.is_set() else "ok"
+        return {
+            "status": status,
+            "started_at": to_iso(self._started_at),
+            "concurrency": self._options.concurrency,
+            **counts,
+            "behind_seconds": round((now() - since).total_seconds(), 1) if since is not None else 0.0,
+        }
+
+    def metrics(self) -> Iterable[Metric]:
+        """Return the metrics of this worker, and of the work of all."""
+        done: Labelled = {
+            (("kind", kind), ("outcome", outcome)): float(n) for (kind, outcome), n in [*self.work.done.items()]
+        }
+        yield Metric("threadledger_worker_items_total", "Items that this worker has ended.", "counter", done)
+        counts = self.engine.counts()
+        failed = self.work.notes.counts()
+        for name, value, text in (
+            ("waiting", counts["waiting"], "Items that wait for a worker."),
+            ("running", counts["running"], "Items in progress, of all workers."),
+            ("failed", failed["failed"], "Items that failed and are tried again."),
+            ("parked", failed["parked"], "Items that failed too often and wait for a person."),
+            ("exchanges", self._runner.counts["exchanges"], "Exchanges in progress in this worker."),
+        ):
+            yield Metric(f"threadledger_worker_items_{name}", text, "gauge", {(): float(value)})
+        since = self._followed.behind_since
+        behind = (now() - since).total_seconds() if since is not None else 0.0
+        yield Metric(
+            "threadledger_worker_behind_seconds", "Age of the first event not followed.", "gauge", {(): behind}
+        )
+        lags: Labelled = {(("view", view["name"]),): float(view["lag"]) for view in self._ledger.status()["views"]}
+        yield Metric("threadledger_view_lag_events", "Events that a view has not processed.", "gauge", lags)
+
+    def _served(self) -> StatusServer:
+        options, app = self._options, StatusApp(self.health, self.metrics)
+        if options.port is not None:
+            return StatusServer(app, options.host, options.port)
+        try:
+            return StatusServer(app, options.host, PORT_DEFAULT)
+        except OSError:  # of another worker
+            return StatusServer(app, options.host, 0)
+
+    def _facts(self) -> dict[str, Any]:
+        done = sum(self.work.done.values())
+        return {"concurrency": self._options.concurrency, "items": done, "url": self.url}
+
+    def _show(self) -> None:
+        """Note again and again that this worker is alive."""
+        while not self._stopping.wait(CLAIM_RENEWAL_SECONDS):
+            try:
+                self.work.notes.seen(self._facts())
+            except StoreError as error:  # it is tried again
+                logger.debug("the worker could not be noted as alive: %s", redact(str(error)))
+
+
+@contextmanager
+def _signals(asked: threading.Event, forced: threading.Event) -> Iterator[None]:
+    """Set an event at SIGTERM or Ctrl-C, and the other at the second one; only the main thread can."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def handle(_number: int, _frame: object) -> None:
+        (forced if asked.is_set() else asked).set()
+
+    before = {each: signal.signal(each, handle) for each in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
+def open_worker(ledger: Ledger, settings: Settings, options: WorkerOptions | None = None) -> Worker:
+    """Return a worker for a ledger, which is not started.
+
+    Raises:
+        InvalidSettings: the database is PostgreSQL, and Procrastinate is not installed or cannot be used with this URL.
+    """
+    database: Database = ledger.journal.factory.database  # type: ignore[attr-defined]
+
+    def make_engine(perform: Callable[..., datetime | None], concurrency: int) -> Engine:
+        if database.kind.name != "postgresql":
+            return LocalEngine(perform, concurrency)
+        try:
+            from .procrastinate_engine import ProcrastinateEngine
+        except ImportError:
+            raise InvalidSettings(
+                "a worker on PostgreSQL needs Procrastinate, which is not installed: run pip install 'threadledger[workers]'"
+            ) from None
+        if database.kind.pooled:
+            raise InvalidSettings(
+                "a worker needs a connection of its own to PostgreSQL, and THREADLEDGER_DB names a pooler: give the worker "
+                "the address of the server itself"
+            )
+        return ProcrastinateEngine(database, perform, concurrency)
+
+    by_worker = settings.mirror_by == "worker" and database.kind.name != "postgresql"
+    return Worker(ledger, make_engine, options or WorkerOptions(), by_worker=by_worker)

@@ -1,0 +1,106 @@
+"""Implement `threadledger worker`: a process that does what otherwise happens only when an app calls the ledger."""
+
+from __future__ import annotations
+
+import logging
+
+import click
+
+from .main import TEXT, Exit, LazyGroup, common, load_settings, opened, opened_with
+from .output import clock, counted, emit_many, note
+
+PLACES = {
+    "status": (".worker", "status", "List workers, duties and what failed."),
+    "retry": (".worker", "retry", "Try parked items again."),
+}
+"""Commands of the group."""
+
+LISTED_MAX = 1_000
+"""Maximum number of failed items that are listed."""
+
+
+@click.group(cls=LazyGroup, places=PLACES, invoke_without_command=True)
+@click.option(
+    "--concurrency",
+    type=click.IntRange(1, 64),
+    default=8,
+    show_default=True,
+    metavar="N",
+    help="Number of items of each kind of work done at a time.",
+)
+@click.option(
+    "--host",
+    type=TEXT,
+    default="127.0.0.1",
+    show_default=True,
+    help="Address of health and metrics; open to its network.",
+)
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    metavar="P",
+    help="Port of health and metrics; default: 8733, or a free one if another worker has it.",
+)
+@common
+@click.pass_context
+def worker(context: click.Context, concurrency: int, host: str, port: int | None) -> int:
+    """Mirror threads that are behind, answer exchanges of stopped processes, work on jobs, and keep views caught up.
+
+    One process a machine is enough; on PostgreSQL any number of machines may have one. SIGTERM hands over within 10 seconds.
+    Prints the address of /health and /metrics. See docs/workers.md.
+    """
+    if context.invoked_subcommand is not None:
+        return Exit.DONE
+    from threadledger.adapters.workers import WorkerOptions, open_worker
+
+    settings = load_settings()
+    with opened_with(settings, create=True, sends=True) as ledger:
+        working = open_worker(ledger, settings, WorkerOptions(concurrency, host, port))
+        lines = logging.getLogger("threadledger.worker")
+        level = lines.level
+
+        def announce() -> None:
+            lines.setLevel(logging.INFO)
+            click.echo(working.url)
+            note(f"working with {counted(concurrency, 'item')} of each kind at a time; Ctrl-C hands over and stops")
+
+        try:
+            stopped_in_order = working.run_forever(announce)
+        except OSError as error:
+            raise click.ClickException(f"{error}, with --host or --port") from error
+        finally:
+            lines.setLevel(level)
+    return Exit.DONE if stopped_in_order else Exit.INTERRUPTED
+
+
+@click.command()
+@click.option("--parked", is_flag=True, help="Only items that failed too often to be tried again.")
+@common
+def status(parked: bool) -> int:
+    """List failed items of work, the newest first, with the workers that are alive on stderr."""
+    with opened(reads=True) as ledger:
+        notes = ledger.journal.worker_notes
+        workers, failed = notes.workers(), notes.failed(LISTED_MAX, parked=True if parked else None)
+    for each in workers:
+        state = "alive" if each.is_alive else "has ended without handing over"
+        note(f"{each.worker}: {state}, {counted(int(each.facts.get('items', 0)), 'item')} ended")
+    if not workers:
+        note("no worker is running: start one with: threadledger worker")
+    rows = [each.as_json() for each in failed]
+    for row in rows:
+        row["failed_at"] = clock(row["failed_at"])
+    columns = ("kind", "subject", "attempts", "state", "failed_at", "reason")
+    emit_many(rows, columns, empty="no item of work has failed", spare=("failed_at",))
+    return Exit.DONE
+
+
+@click.command()
+@click.argument("kind", required=False, type=TEXT)
+@click.argument("subject", required=False, type=TEXT)
+@common
+def retry(kind: str | None, subject: str | None) -> int:
+    """Try parked items again: all, those of a KIND, or one by its KIND and SUBJECT."""
+    with opened() as ledger:
+        number = ledger.journal.worker_notes.retry(kind, subject)
+    note(f"{counted(number, 'parked item')} will be tried again by the next worker")
+    return Exit.DONE if number or kind is None else Exit.NOT_FOUND

@@ -1,0 +1,1 @@
+from adapters.workers import *

@@ -1,0 +1,1 @@
+from domain.journal.worker_notes import *
