@@ -30,7 +30,7 @@ logger = logging.getLogger("threadledger.worker")
 FOLLOW_SECONDS = 0.5
 CLOSE_SECONDS = 5.0
 VIEWS_SECONDS = 5.0
-REAP_SECONDS = 5.0
+REAP_SECONDS = 2.0
 """Intervals of the duties, in seconds."""
 
 DUTY_PAUSE_SECONDS_MAX = 15.0

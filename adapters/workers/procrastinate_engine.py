@@ -24,7 +24,7 @@ from procrastinate.schema import SchemaManager
 
 from threadledger.domain.errors import StoreUnavailable
 from threadledger.domain.failures import redact
-from threadledger.domain.limits import CLAIM_RENEWAL_SECONDS, CLAIM_SECONDS
+from threadledger.domain.limits import CLAIM_RENEWAL_SECONDS
 
 from ..sql import ENGINE_SCHEMA, TASK, Deferral, deferred
 from .engine import LANES, WAITING_MAX, Perform, WorkItem, performed
@@ -34,8 +34,14 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("threadledger.worker")
 
+for _name in ("procrastinate", "psycopg.pool"):  # what they report is reported here, in one line
+    logging.getLogger(_name).addHandler(logging.NullHandler())
+
 POLL_SECONDS = 0.5
 """Interval at which a worker that has nothing to do looks for items, in seconds."""
+
+SILENCE_SECONDS = 3 * CLAIM_RENEWAL_SECONDS
+"""Time after which a worker that does not report counts as gone, in seconds: with the interval of `reap` less than a claim lasts."""
 
 RESTART_SECONDS = 1.0
 """Pause before a worker connects again whose database was away, in seconds."""
@@ -149,7 +155,7 @@ class ProcrastinateEngine:
             delete_jobs="always",
             install_signal_handlers=False,
             update_heartbeat_interval=CLAIM_RENEWAL_SECONDS,
-            stalled_worker_timeout=CLAIM_SECONDS,
+            stalled_worker_timeout=SILENCE_SECONDS,
         )
 
     def _cancel(self) -> None:
@@ -170,7 +176,7 @@ class ProcrastinateEngine:
         app = self._app
         if app is None:
             return 0
-        stalled = [*await app.job_manager.get_stalled_jobs(seconds_since_heartbeat=CLAIM_SECONDS)]
+        stalled = [*await app.job_manager.get_stalled_jobs(seconds_since_heartbeat=SILENCE_SECONDS)]
         for job in stalled:
             try:
                 await app.job_manager.retry_job(job)

@@ -168,9 +168,11 @@ class Worker:
             ("running", counts["running"], "Items in progress, of all workers."),
             ("failed", failed["failed"], "Items that failed and are tried again."),
             ("parked", failed["parked"], "Items that failed too often and wait for a person."),
-            ("exchanges", self._runner.counts["exchanges"], "Exchanges in progress in this worker."),
         ):
             yield Metric(f"threadledger_worker_items_{name}", text, "gauge", {(): float(value)})
+        exchanges = float(self._runner.counts["exchanges"])
+        text = "Exchanges in progress in this worker."
+        yield Metric("threadledger_worker_exchanges", text, "gauge", {(): exchanges})
         since = self._followed.behind_since
         behind = (now() - since).total_seconds() if since is not None else 0.0
         yield Metric(
