@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from .addresses import DatabasePlace, database_place
     from .budgets import SqlBudgets
     from .database import Database
-    from .deferral import ENGINE_SCHEMA, TASK, Deferral, deferred
+    from .deferral import TASK, Deferral, deferred
     from .factory import Factory
     from .notebooks import RememberedAssistants, SqlMirrorHeads
     from .restoration import restore
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from .upkeep import back_up
 
 __all__ = [
-    "ENGINE_SCHEMA",
     "SCHEMA_VERSION",
     "TASK",
     "Database",
@@ -48,7 +47,7 @@ if not TYPE_CHECKING:
             "addresses": "DatabasePlace database_place",
             "budgets": "SqlBudgets",
             "database": "Database",
-            "deferral": "ENGINE_SCHEMA TASK Deferral deferred",
+            "deferral": "TASK Deferral deferred",
             "factory": "Factory",
             "notebooks": "RememberedAssistants SqlMirrorHeads",
             "restoration": "restore",

@@ -15,6 +15,7 @@ import threading
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,7 @@ from threadledger.domain.errors import StoreUnavailable
 from threadledger.domain.failures import redact
 from threadledger.domain.limits import CLAIM_RENEWAL_SECONDS
 
-from ..sql import ENGINE_SCHEMA, TASK, Deferral, deferred
+from ..sql import TASK, Deferral, deferred
 from .engine import LANES, WAITING_MAX, Perform, WorkItem, performed
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ POLL_SECONDS = 0.5
 """Interval at which a worker that has nothing to do looks for items, in seconds."""
 
 SILENCE_SECONDS = 3 * CLAIM_RENEWAL_SECONDS
-"""Time after which a worker that does not report counts as gone, in seconds: with the interval of `reap` less than a claim lasts."""
+"""Time after which a worker that does not report counts as gone, in seconds: less than a claim lasts."""
 
 RESTART_SECONDS = 1.0
 """Pause before a worker connects again whose database was away, in seconds."""
@@ -71,9 +72,8 @@ class ProcrastinateEngine:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._app: procrastinate.App | None = None
         self._workers: set[asyncio.Task[None]] = set()
+        self._cancelled: set[asyncio.Task[None]] = set()
         self._is_stopping = threading.Event()
-        self._running = 0
-        self._idle = threading.Condition()
         self._pool = ThreadPoolExecutor(concurrency * len(set(LANES.values())), "threadledger-work")
         self._thread = threading.Thread(target=self._run, name="threadledger-engine", daemon=True)
 
@@ -106,7 +106,7 @@ class ProcrastinateEngine:
             return 0
         future = asyncio.run_coroutine_threadsafe(self._reaped(), loop)
         try:
-            return future.result(REAP_SECONDS_MAX)
+            return future.result(REAP_SECONDS_MAX) + self._deferral.revive()
         except (TimeoutError, exceptions.ProcrastinateException) as error:
             future.cancel()
             raise StoreUnavailable(f"the engine of workers cannot be used: {redact(str(error))}") from error
@@ -129,7 +129,11 @@ class ProcrastinateEngine:
         """Run a worker for each lane until the engine stops, or the database cannot be used."""
         parameters: dict[str, Any] = self._database.kind.connection_parameters()  # type: ignore[attr-defined]
         connector = procrastinate.PsycopgConnector(
-            conninfo="", kwargs=parameters, configure=_configure, min_size=1, max_size=CONNECTIONS_MAX
+            conninfo="",
+            kwargs=parameters,
+            configure=partial(_configure, self._deferral.schema),
+            min_size=1,
+            max_size=CONNECTIONS_MAX,
         )
         app = procrastinate.App(connector=connector)
         app.task(name=TASK, pass_context=False)(self._do)
@@ -152,15 +156,17 @@ class ProcrastinateEngine:
             concurrency=self._concurrency,
             fetch_job_polling_interval=POLL_SECONDS,
             listen_notify=False,
-            delete_jobs="always",
+            delete_jobs="successful",
             install_signal_handlers=False,
             update_heartbeat_interval=CLAIM_RENEWAL_SECONDS,
             stalled_worker_timeout=SILENCE_SECONDS,
         )
 
     def _cancel(self) -> None:
-        for worker in self._workers:
+        """End the workers after their items in progress; a second cancellation would break these off."""
+        for worker in self._workers - self._cancelled:
             worker.cancel()
+        self._cancelled |= self._workers
 
     async def _do(self, kind: str, subject: str, share: str = "") -> None:
         """Do an item in a thread; one that is to be done again later becomes another row."""
@@ -185,8 +191,8 @@ class ProcrastinateEngine:
         return len(stalled)
 
 
-async def _configure(connection: Any) -> None:
+async def _configure(schema: str, connection: Any) -> None:
     """Prepare a connection: the engine's own tables, and no wait for the disk, because its rows are only hints."""
-    await connection.execute(f"SET search_path TO {ENGINE_SCHEMA}")
+    await connection.execute(f"SET search_path TO {schema}")
     await connection.execute("SET synchronous_commit TO off")
     await connection.commit()
