@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..documents import clock, counted, short
 from .settings import Checked
+from .workers import check_workers
 
 if TYPE_CHECKING:
     from threadledger.domain.conversation import Profile
@@ -174,7 +175,8 @@ def _lagging(state: str, times: int, threads: list[LaggingThread]) -> Checked:
 def check_jobs(ledger: Ledger) -> Iterator[Checked]:
     """Report bulk jobs that were stopped or have failed items."""
     jobs = ledger.replay.jobs()
-    waiting = [job for job in jobs if job.state == "stopped" or (job.failed and job.state == "done")]
+    stopped = [job for job in jobs if job.state == "stopped" and not job.is_detached]
+    waiting = [*stopped, *(job for job in jobs if job.failed and job.state == "done")]
     for job in waiting[:NAMED]:
         yield Checked("jobs", _job(job), f"threadledger replay resume {short(job.job_id)}")
     if len(waiting) > NAMED:
@@ -274,6 +276,7 @@ LEDGER_CHECKS: dict[str, Callable[[Ledger], Iterable[Checked]]] = {
     "unanswered": check_unanswered,
     "lagging": check_lagging,
     "jobs": check_jobs,
+    "workers": check_workers,
     "cooling": check_backends_health,
     "views": check_views,
 }

@@ -117,6 +117,7 @@ class Followed:
         self._work = work
         self._engine = engine
         self._grace = 0.0 if by_worker else FOLLOW_GRACE_SECONDS
+        self._has_swept = engine.remembers
         self.behind_since: datetime | None = None
         """Time of the first event that was not followed; None if all were."""
 
@@ -136,13 +137,16 @@ class Followed:
         if cursor is None:
             cursor = self._journal.last_cursor()
             jobs |= dict.fromkeys(job.job_id for job in self._ledger.replay.jobs() if job.is_detached and job.left)
-            self._engine.defer([WorkItem("sweep", "all")])
+            self._has_swept = False
         elif self._engine.room():
             try:
                 cursor = self._follow(cursor, jobs)
             except (LogRewound, InvalidInput) as error:  # a failover lost events, or the database was replaced
                 logger.warning("workers follow the log from its end: %s", redact(str(error)))
                 return {"jobs": [*jobs]}
+        if not self._has_swept:
+            self._engine.defer([WorkItem("sweep", "all")])
+            self._has_swept = True
         places = self._places() if jobs else 0
         for job_id in [*jobs]:
             if not self._defer_job(job_id, places):

@@ -61,6 +61,9 @@ Perform = Callable[[WorkItem], "datetime | None"]
 class Engine(Protocol):
     """Run items, each in a thread of its lane; its methods may be called from any thread."""
 
+    remembers: bool
+    """Whether what waits outlives the process; if not, the next one looks through all conversations."""
+
     def start(self) -> None:
         """Begin to run items."""
         ...
@@ -88,6 +91,8 @@ class Engine(Protocol):
 
 class LocalEngine:
     """Run items in the threads of this process alone; what waits is lost with it, and found again from the log."""
+
+    remembers = False
 
     def __init__(self, perform: Perform, concurrency: int) -> None:
         self._perform = perform

@@ -64,6 +64,8 @@ CHANGES = (
 class ProcrastinateEngine:
     """Run items of a PostgreSQL database, each by one worker of one of the processes that share it."""
 
+    remembers = True
+
     def __init__(self, database: Database, perform: Perform, concurrency: int) -> None:
         self._database = database
         self._deferral = Deferral(database)

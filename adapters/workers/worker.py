@@ -191,14 +191,16 @@ class Worker:
             return StatusServer(app, options.host, 0)
 
     def _facts(self) -> dict[str, Any]:
-        done = sum(self.work.done.values())
-        return {"concurrency": self._options.concurrency, "items": done, "url": self.url}
+        since = self._followed.behind_since
+        behind = round((now() - since).total_seconds(), 1) if since is not None else 0.0
+        facts = {"concurrency": self._options.concurrency, "items": sum(self.work.done.values()), "url": self.url}
+        return facts | {"exchanges": self._runner.counts["exchanges"], "behind_seconds": behind}
 
     def _show(self) -> None:
         """Note again and again that this worker is alive."""
         while not self._stopping.wait(CLAIM_RENEWAL_SECONDS):
             try:
-                self.work.notes.seen(self._facts())
+                self.work.notes.seen({**self._facts(), **self.engine.counts()})
             except StoreError as error:  # it is tried again
                 logger.debug("the worker could not be noted as alive: %s", redact(str(error)))
 

@@ -14,7 +14,7 @@ Command = Callable[..., Any]
 
 CHECKS = [
     *("settings", "trust", "address", "key", "backends", "threads", "time"),
-    *("database", "runs", "unanswered", "lagging", "jobs", "cooling", "views", "profile"),
+    *("database", "runs", "unanswered", "lagging", "jobs", "workers", "cooling", "views", "profile"),
 ]
 PROFILE = """name = "John"
 instructions = "You are John."
