@@ -46,8 +46,8 @@ LISTED_MAX = 1_000
 def worker(context: click.Context, concurrency: int, host: str, port: int | None) -> int:
     """Mirror threads that are behind, answer exchanges of stopped processes, work on jobs, and keep views caught up.
 
-    One process a machine is enough; on PostgreSQL any number of machines may have one. SIGTERM hands over within 10 seconds.
-    Prints the address of /health and /metrics. See docs/workers.md.
+    One process a machine is enough; on PostgreSQL any number of machines may have one. After SIGTERM it hands over and ends
+    within 10 seconds. Prints the address of /health and /metrics. See docs/workers.md.
     """
     if context.invoked_subcommand is not None:
         return Exit.DONE

@@ -81,7 +81,17 @@ FAMILIES = {"httpx2": "openai", "h11": "uvicorn"}
 """Libraries that are part of the interface of another one, which installs them."""
 FOREIGN = {
     *("eventsourcing", "sqlalchemy", "openai", "click", "rich", "starlette", "uvicorn"),
-    *("genai_prices", "opentelemetry", "dotenv", "anthropic", "msgspec", "psycopg", "fsspec", "agents"),
+    *(
+        "genai_prices",
+        "opentelemetry",
+        "dotenv",
+        "anthropic",
+        "msgspec",
+        "psycopg",
+        "fsspec",
+        "agents",
+        "procrastinate",
+    ),
 }
 SLOW = {
     *("sqlalchemy", "openai", "anthropic", "eventsourcing", "pydantic", "dotenv"),

@@ -51,7 +51,7 @@ IMPERATIVES = words(
     prevent print produce prompt provide query queue raise read rebuild receive reconcile record redact register
     rehearse release remove render reopen repair replace report represent rerun reserve reset resolve restore resume
     approve compact cover edit pin put rate regenerate reject retract search
-    retire retry return revoke rewrite run save see select send serve set show shut simulate sort speak split start store
+    retire retry return revoke rewrite run save see select send serve set show shut simulate sort speak split start stop store
     submit support switch take track try turn undo upgrade upsert verify wait wake wrap write yield
     """
 )

@@ -1,4 +1,4 @@
-"""Hand work over to the engine of workers in PostgreSQL, also in the transaction of an append.
+"""Write items of work for the engine of workers in PostgreSQL, also in the transaction of an append.
 
 The rows are those of Procrastinate, in a schema of its own. They are written by our own statement: an append cannot fail
 because its conversation waits already, and whoever has little waiting work comes before others that have much.
@@ -126,7 +126,7 @@ class Deferral:
         return note
 
     def defer(self, rows: Iterable[Deferred]) -> None:
-        """Defer items in a transaction of their own."""
+        """Write items in a transaction of their own."""
         values = [row.values() for row in rows]
         if values:
             statement = self._in_schema(_DEFER)
@@ -138,7 +138,7 @@ class Deferral:
         return int(waiting), int(running)
 
     def revive(self) -> int:
-        """Have items done again that broke off because their worker or its database did; return their number."""
+        """Queue items again that broke off because their worker or its database did; return their number."""
 
         def work(transaction: Transaction) -> int:
             revived = int(transaction.execute(self._in_schema(_BROKEN)).rowcount)

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 from threadledger.domain.faces import lazy_face
 
 if TYPE_CHECKING:
+    from .deferrals import mirror_deferral
     from .engine import Engine, LocalEngine, WorkItem
-    from .mirror_deferral import mirror_deferral
     from .worker import Worker, WorkerOptions, open_worker
 
 __all__ = [
@@ -24,7 +24,7 @@ if not TYPE_CHECKING:
         __name__,
         {
             "engine": "Engine LocalEngine WorkItem",
-            "mirror_deferral": "mirror_deferral",
+            "deferrals": "mirror_deferral",
             "worker": "Worker WorkerOptions open_worker",
         },
     )

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from threadledger.domain.ledger import Ledger
 
     from .engine import Engine
-    from .work import Work
+    from .work import LedgerWork
 
 logger = logging.getLogger("threadledger.worker")
 
@@ -50,7 +50,7 @@ State = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Step:
+class DutyStep:
     """Define a duty: its name, its interval in seconds, and what one step of it does to its state."""
 
     name: str
@@ -61,7 +61,7 @@ class Step:
 class Duties:
     """Do steps of duties, each in a thread, while this process holds them."""
 
-    def __init__(self, notes: WorkerNotes, steps: list[Step]) -> None:
+    def __init__(self, notes: WorkerNotes, steps: list[DutyStep]) -> None:
         self._notes = notes
         self._stopping = threading.Event()
         self._threads = [
@@ -70,7 +70,7 @@ class Duties:
         ]
 
     def start(self) -> None:
-        """Begin with the duties that no other worker holds."""
+        """Start with the duties that no other worker holds."""
         for thread in self._threads:
             thread.start()
 
@@ -81,7 +81,7 @@ class Duties:
             thread.join(seconds)
         self._notes.release()
 
-    def _run(self, step: Step) -> None:
+    def _run(self, step: DutyStep) -> None:
         failures, pause = 0, 0.0
         while not self._stopping.wait(pause):
             try:
@@ -93,7 +93,7 @@ class Duties:
                 if failures == 1:
                     _log_failure(step.name, error)
 
-    def _do(self, step: Step) -> None:
+    def _do(self, step: DutyStep) -> None:
         duty = self._notes.hold(step.name)
         if duty is None:
             return
@@ -109,9 +109,9 @@ def _log_failure(name: str, error: Exception) -> None:
 
 
 class Followed:
-    """Find out from the log what is to be done, and have it done."""
+    """Find out from the log what is to be done, and queue it."""
 
-    def __init__(self, ledger: Ledger, work: Work, engine: Engine, *, by_worker: bool) -> None:
+    def __init__(self, ledger: Ledger, work: LedgerWork, engine: Engine, *, by_worker: bool) -> None:
         self._ledger = ledger
         self._journal = ledger.journal
         self._work = work
@@ -121,17 +121,17 @@ class Followed:
         self.behind_since: datetime | None = None
         """Time of the first event that was not followed; None if all were."""
 
-    def steps(self) -> list[Step]:
+    def steps(self) -> list[DutyStep]:
         """Return the duties that every worker may have."""
         return [
-            Step("follow", FOLLOW_SECONDS, self.follow),
-            Step("close", CLOSE_SECONDS, self.close),
-            Step("views", VIEWS_SECONDS, self.catch_up),
-            Step("reap", REAP_SECONDS, self.reap),
+            DutyStep("follow", FOLLOW_SECONDS, self.follow),
+            DutyStep("close", CLOSE_SECONDS, self.close),
+            DutyStep("views", VIEWS_SECONDS, self.catch_up),
+            DutyStep("reap", REAP_SECONDS, self.reap),
         ]
 
     def follow(self, state: State) -> State:
-        """Have done what new events ask for, what has failed and is due, and the jobs that workers do."""
+        """Queue what new events ask for, what has failed and is due, and the jobs that workers do."""
         cursor, jobs = state.get("cursor"), dict.fromkeys(state.get("jobs", ()))
         self._retry(jobs)
         if cursor is None:
@@ -167,14 +167,14 @@ class Followed:
         return state
 
     def reap(self, state: State) -> State:
-        """Have the items of ended workers done by others."""
+        """Queue the items of ended workers again."""
         found = self._engine.reap()
         if found:
             logger.info("took over %d items of ended workers", found)
         return state
 
     def _follow(self, cursor: str, jobs: dict[str, None]) -> str:
-        """Have done what the next events ask for, and return the cursor behind them."""
+        """Queue what the next events ask for, and return the cursor behind them."""
         latest = to_iso(now() - timedelta(seconds=self._grace))
         keys: dict[str, None] = {}
         compacting: dict[str, None] = {}
@@ -206,7 +206,7 @@ class Followed:
         return cursor
 
     def _retry(self, jobs: dict[str, None]) -> None:
-        """Have failed items done again that are due."""
+        """Queue failed items again that are due."""
         due = self._work.notes.due(RETRIES_AT_ONCE)
         self._engine.defer([_again(each, self._work) for each in due if not _is_whole_job(each)])
         for each in due:
@@ -245,7 +245,7 @@ def _is_whole_job(failed: FailedWork) -> bool:
     return failed.kind == "job" and "/" not in failed.subject
 
 
-def _again(failed: FailedWork, work: Work) -> WorkItem:
+def _again(failed: FailedWork, work: LedgerWork) -> WorkItem:
     try:
         share = work.share_of(failed.subject) if failed.kind in {"mirror", "compact"} else ""
     except StoreError:

@@ -1,4 +1,4 @@
-"""Distribute the work of workers: what is to be done, in which order, and never twice at the same time.
+"""Queue the work of workers: what is to be done, in which order, and never twice at the same time.
 
 An engine only wakes and schedules. What an item does is decided when it runs, from the log, and its claims keep it exact. So
 an engine may lose an item, or run one twice: the log shows what is left.
@@ -65,7 +65,7 @@ class Engine(Protocol):
     """Whether what waits outlives the process; if not, the next one looks through all conversations."""
 
     def start(self) -> None:
-        """Begin to run items."""
+        """Start to run items."""
         ...
 
     def stop(self, seconds: float) -> None:
@@ -73,7 +73,7 @@ class Engine(Protocol):
         ...
 
     def defer(self, items: Iterable[WorkItem]) -> None:
-        """Have items done. One that waits already waits once, until the earlier of both times."""
+        """Queue items. One that waits already waits once, until the earlier of both times."""
         ...
 
     def room(self) -> int:
@@ -81,7 +81,7 @@ class Engine(Protocol):
         ...
 
     def reap(self) -> int:
-        """Have the items of ended workers done by others; return their number."""
+        """Queue the items of ended workers again; return their number."""
         ...
 
     def counts(self) -> Mapping[str, int]:

@@ -63,7 +63,7 @@ class Done:
     """When it is to be done again; None if it need not."""
 
 
-class Work:
+class LedgerWork:
     """Do items for one ledger. Its methods may be called from any thread."""
 
     def __init__(self, ledger: Ledger, is_stopping: threading.Event, most: int) -> None:
@@ -106,7 +106,7 @@ class Work:
         return outcome.again_at
 
     def interrupt(self) -> None:
-        """Break off what is in progress, because the worker stops: others do the rest."""
+        """Interrupt what is in progress, because the worker stops: others do the rest."""
         with self._lock:
             in_progress = [*self._in_progress]
         for each in in_progress:
@@ -248,7 +248,7 @@ class Work:
         return Done(f"{found} conversations are behind")
 
     def defer_lagging(self, keys: list[str]) -> int:
-        """Have the threads of those of these conversations written that lag behind; return their number."""
+        """Queue those of these conversations whose threads lag behind; return their number."""
         engine, services = self.engine, self._ledger.services
         if engine is None or not keys or services.outbox is None or not services.outbox.has_mirrors:
             return 0

@@ -20,7 +20,7 @@ from ..server import Runner, ServerLimits
 from .duties import Duties, Followed
 from .engine import Engine, LocalEngine
 from .status import Labelled, Metric, StatusApp, StatusServer
-from .work import Work
+from .work import LedgerWork
 
 if TYPE_CHECKING:
     from threadledger.domain.ledger import Ledger
@@ -67,7 +67,7 @@ class WorkerOptions:
 
 
 class Worker:
-    """Work for one ledger until it is stopped."""
+    """Do the work of one ledger until it is stopped."""
 
     def __init__(
         self,
@@ -81,7 +81,7 @@ class Worker:
         self._options = options
         self._stopping = threading.Event()
         self._started_at = now()
-        self.work = Work(ledger, self._stopping, options.concurrency)
+        self.work = LedgerWork(ledger, self._stopping, options.concurrency)
         self.engine = self.work.engine = make_engine(self.work.perform, options.concurrency)
         self._followed = Followed(ledger, self.work, self.engine, by_worker=by_worker)
         limits = ServerLimits(exchanges=options.concurrency, exchanges_per_key=options.concurrency)
@@ -96,7 +96,7 @@ class Worker:
         return self._status.url if self._status is not None else ""
 
     def start(self) -> None:
-        """Begin to work, in threads.
+        """Start to work, in threads.
 
         Raises:
             OSError: the address of health and metrics cannot be bound.
@@ -114,7 +114,7 @@ class Worker:
             raise
 
     def stop(self) -> None:
-        """Hand over: start nothing new, let items in progress end for some seconds, and break off the rest."""
+        """End the work: start nothing new, let items in progress end for some seconds, and break off the rest."""
         self._stopping.set()
         self._duties.stop(LEAVE_SECONDS)
         stopping = threading.Thread(target=self._runner.stop, daemon=True)  # both take their time together
@@ -129,7 +129,7 @@ class Worker:
             self._status.stop()
 
     def run_forever(self, announce: Callable[[], None] = lambda: None) -> bool:
-        """Work until SIGTERM or Ctrl-C; return whether the worker stopped in order. A second signal ends it at once."""
+        """Run until SIGTERM or Ctrl-C, and return whether the worker stopped in order. A second signal ends it at once."""
         asked, forced = threading.Event(), threading.Event()
         with _signals(asked, forced):
             self.start()

@@ -1,4 +1,4 @@
-"""Hand threads over to workers in the commit that changes a conversation."""
+"""Note for workers, in the commit that changes a conversation, that its threads are to be written."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ class WorkerNotes(Protocol):
         ...
 
     def keep(self, duty: str, state: Mapping[str, Any], due_at: datetime | None = None) -> bool:
-        """Remember the state of a duty that this process holds; return whether it still did."""
+        """Store the state of a duty that this process holds; return whether it still did."""
         ...
 
     def release(self) -> None:
@@ -110,7 +110,7 @@ class WorkerNotes(Protocol):
         ...
 
     def retry(self, kind: str | None = None, subject: str | None = None) -> int:
-        """Have parked items tried again now, all or those given; return their number."""
+        """Reopen parked items so that they are tried now, all or those given; return their number."""
         ...
 
     def counts(self) -> Mapping[str, int]:

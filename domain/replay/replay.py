@@ -236,7 +236,7 @@ class Replay:
         return plan
 
     def reopen(self, job_id: str) -> int:
-        """Let the failed items of a job be done again by those who work on it; return their number.
+        """Reopen the failed items of a job for those who work on it; return their number.
 
         Raises:
             JobNotFound: no such job.

@@ -48,7 +48,7 @@ DecideRepair = Callable[["Sequence[ThreadItem]"], Effects[bool]]
 
 
 class Unsent(NamedTuple):
-    """Say why a thread was not brought up to date."""
+    """Explain why a thread was not brought up to date."""
 
     reason: str
     until: datetime | None = None

@@ -1,4 +1,4 @@
-"""Have the threads of a conversation written by workers, in the transaction that changes it (PostgreSQL)."""
+"""Queue a conversation for workers in the transaction that changes it (PostgreSQL)."""
 
 from __future__ import annotations
 
