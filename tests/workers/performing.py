@@ -12,6 +12,16 @@ WAIT_SECONDS = 30.0
 """Maximum time for something that a worker does, in seconds."""
 
 
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Wait until something that a worker does has been done."""
+    ticks = threading.Event()
+    for _ in range(int(WAIT_SECONDS / 0.02)):
+        if condition():
+            return
+        ticks.wait(0.02)
+    raise AssertionError("a worker does not do what was waited for")
+
+
 class Performer:
     """Record the items that an engine has done, and hold each until it is let go."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -22,7 +21,7 @@ from threadledger.domain.ids import now
 from threadledger.domain.ledger import Ledger
 from threadledger.domain.threads import ThreadState
 
-WAIT_SECONDS = 30.0
+from .performing import wait_until
 
 Open = Callable[..., Ledger]
 Start = Callable[..., Worker]
@@ -65,16 +64,6 @@ def start(opened: Open, any_db_url: str) -> Iterator[Start]:
     yield start_one
     for each in workers:
         each.stop()
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    """Wait until something that a worker does has been done."""
-    ticks = threading.Event()
-    for _ in range(int(WAIT_SECONDS / 0.02)):
-        if condition():
-            return
-        ticks.wait(0.02)
-    raise AssertionError("a worker does not do what was waited for")
 
 
 def db_kind(ledger: Ledger) -> str:
