@@ -15,6 +15,7 @@ from threadledger.domain.errors import InvalidInput, LogRewound, NotFound, Store
 from threadledger.domain.failures import redact
 from threadledger.domain.ids import from_iso, now, to_iso
 from threadledger.domain.journal import LogCursor, restore
+from threadledger.domain.replay import DETACHED, JOB
 
 from .engine import WorkItem
 
@@ -133,25 +134,27 @@ class Followed:
     def follow(self, state: State) -> State:
         """Queue what new events ask for, what has failed and is due, and the jobs that workers do."""
         cursor, jobs = state.get("cursor"), dict.fromkeys(state.get("jobs", ()))
+        jobs_cursor = state.get("jobs_cursor", cursor)
         self._retry(jobs)
         if cursor is None:
-            cursor = self._journal.last_cursor()
+            cursor = jobs_cursor = self._journal.last_cursor()
             jobs |= dict.fromkeys(job.job_id for job in self._ledger.replay.jobs() if job.is_detached and job.left)
             self._has_swept = False
         elif self._engine.room():
             try:
-                cursor = self._follow(cursor, jobs)
+                jobs_cursor = self._follow_jobs(jobs_cursor, jobs)
+                cursor = self._follow(cursor)
             except (LogRewound, InvalidInput) as error:  # a failover lost events, or the database was replaced
                 logger.warning("workers follow the log from its end: %s", redact(str(error)))
                 return {"jobs": [*jobs]}
         if not self._has_swept:
             self._engine.defer([WorkItem("sweep", "all")])
             self._has_swept = True
-        places = self._places() if jobs else 0
+        places = self._work.places() if jobs else 0
         for job_id in [*jobs]:
             if not self._defer_job(job_id, places):
                 del jobs[job_id]
-        found = {"cursor": cursor, "jobs": [*jobs]}
+        found = {"cursor": cursor, "jobs_cursor": jobs_cursor, "jobs": [*jobs]}
         return state if found == state else found
 
     def close(self, state: State) -> State:
@@ -173,7 +176,17 @@ class Followed:
             logger.info("took over %d items of ended workers", found)
         return state
 
-    def _follow(self, cursor: str, jobs: dict[str, None]) -> str:
+    def _follow_jobs(self, cursor: str, jobs: dict[str, None]) -> str:
+        """Find the jobs that were handed over since, which need not wait for any process, and return the cursor behind them."""
+        end = self._journal.last_cursor()
+        for _, rows in self._journal.pages_after(cursor, (e.JobStarted.__name__,)):
+            for row in rows:
+                event = restore(row[:8])
+                if isinstance(event, e.JobStarted) and event.options.get(DETACHED):
+                    jobs[row[1].removeprefix(JOB)] = None
+        return end
+
+    def _follow(self, cursor: str) -> str:
         """Queue what the next events ask for, and return the cursor behind them."""
         latest = to_iso(now() - timedelta(seconds=self._grace))
         keys: dict[str, None] = {}
@@ -193,10 +206,6 @@ class Followed:
                     keys[key_of(stream)] = None
                     if compacts and topic == e.RunCompleted.__name__:
                         compacting[key_of(stream)] = None
-                elif topic == e.JobStarted.__name__:
-                    event = restore(row[:8])
-                    if isinstance(event, e.JobStarted) and event.options.get("detached"):
-                        jobs[stream.removeprefix("job:")] = None
             if not is_at_end:
                 break
         if is_at_end:
@@ -217,13 +226,8 @@ class Followed:
                     self._work.notes.succeed(each.kind, each.subject)
                     continue
                 logger.info("job %s: %d failed items are tried again", each.subject[-8:], reopened)
-                self._engine.defer([_place(each.subject, number) for number in range(max(self._places(), 1))])
+                self._engine.defer([_place(each.subject, number) for number in range(max(self._work.places(), 1))])
                 jobs[each.subject] = None
-
-    def _places(self) -> int:
-        """Return the number of items that all living workers together do at a time: no job has more rows."""
-        alive = [row.facts for row in self._work.notes.workers() if row.is_alive]
-        return sum(int(facts.get("concurrency", 1)) for facts in alive)
 
     def _defer_job(self, job_id: str, places: int) -> bool:
         """Have all workers work on a job; return whether there is something left to do."""

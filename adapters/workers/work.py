@@ -123,6 +123,11 @@ class LedgerWork:
         owner = description_of(self._journal, key, loaded.state).owner
         return f"owner:{owner}" if owner else ""
 
+    def places(self) -> int:
+        """Return the number of items of a kind that all living workers do at a time: no job has more rows in an engine."""
+        alive = [row.facts for row in self.notes.workers() if row.is_alive]
+        return sum(int(facts.get("concurrency", 1)) for facts in alive)
+
     def _failed(self, item: WorkItem, began: float, error: Exception) -> datetime | None:
         known = isinstance(error, ThreadledgerError | WorkFailed)
         if not known:
@@ -210,7 +215,8 @@ class LedgerWork:
 
         try:
             plan = self._ledger.replay.plan_of(job_id)
-            self._performed(plan.shared(ApplyOptions(stop=stop)), partial(self._log_ended, job_id))
+            effects = plan.shared(ApplyOptions(stop=stop, expected=max(self.places(), 1)))
+            self._performed(effects, partial(self._log_ended, job_id))
         except (NotFound, Conflict) as error:  # it was cancelled, or lost with a rewound log
             return Done(str(error))
         job = plan.job

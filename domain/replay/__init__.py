@@ -7,7 +7,7 @@ from ..faces import lazy_face
 if TYPE_CHECKING:
     from .comparison import RerunComparison
     from .fork import forked
-    from .jobs import JobState
+    from .jobs import DETACHED, JOB, JobState
     from .orphans import OrphanItem, OrphanPlan
     from .plan import ApplyKeywords, ApplyOptions, Item, Plan, Progress
     from .rebuild import RebuildItem, RebuildOutline, RebuildPlan
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from .rerun_request import RerunItem
 
 __all__ = [
+    "DETACHED",
+    "JOB",
     "ApplyKeywords",
     "ApplyOptions",
     "Item",
@@ -48,7 +50,7 @@ if not TYPE_CHECKING:
         {
             "comparison": "RerunComparison",
             "fork": "forked",
-            "jobs": "JobState",
+            "jobs": "DETACHED JOB JobState",
             "orphans": "OrphanItem OrphanPlan",
             "plan": "ApplyKeywords ApplyOptions Item Plan Progress",
             "rebuild": "RebuildItem RebuildOutline RebuildPlan",

@@ -91,6 +91,8 @@ class ApplyOptions:
     """Maximum requests to the provider per second."""
     stop: Callable[[], bool] = lambda: False
     """Function called between items; once it returns true, no further item is started, and `resume` continues later."""
+    expected: int = 1
+    """Number of workers of all processes that are expected, so that the first one does not claim too much."""
     max_runs: int | None = None
     """For a rerun: maximum number of runs."""
     max_cost: float | None = None
@@ -423,6 +425,7 @@ class JobRun(Generic[T]):
         self._rate = CallRate(how.rps)
         self._rated = how.rps is not None
         self._workers = how.concurrency
+        self._expected = how.expected
         self._names: set[str] = set()
         self._lock = threading.Lock()
         self._before = jobs.ended(job)
@@ -512,7 +515,8 @@ class JobRun(Generic[T]):
         """Return the size of the next block: a share of what is left, so that all workers of all processes end together."""
         others = self._holders(job).keys() - self._names
         left = job.left + min(job.failed, self._before.count(b"f"))
-        return max(1, min(self._plan.block, left // (2 * (self._workers + len(others)))))
+        workers = max(self._workers + len(others), self._expected)
+        return max(1, min(self._plan.block, left // (2 * workers)))
 
     def _claimed(self, pins: Pins, holder: str) -> Block:
         """Claim these items, and remember those that others hold."""
