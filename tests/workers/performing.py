@@ -12,10 +12,10 @@ WAIT_SECONDS = 30.0
 """Maximum time for something that a worker does, in seconds."""
 
 
-def wait_until(condition: Callable[[], bool]) -> None:
+def wait_until(condition: Callable[[], bool], seconds: float = WAIT_SECONDS) -> None:
     """Wait until something that a worker does has been done."""
     ticks = threading.Event()
-    for _ in range(int(WAIT_SECONDS / 0.02)):
+    for _ in range(int(seconds / 0.02)):
         if condition():
             return
         ticks.wait(0.02)

@@ -34,6 +34,7 @@ QUICK = {
         "RESTART_SECONDS": 0.1,
     },
     "threadledger.adapters.workers.work": {"STORE_PAUSE_SECONDS": 0.2, "SLICE_SECONDS": 1.0},
+    "threadledger.adapters.server.runner": {"LOOK_SECONDS": 0.1},
     "threadledger.adapters.sql.worker_notes": {"WORK_RETRY_FIRST_SECONDS": 0.2},
     "threadledger.domain.failures.health": {"BREAKER_COOLDOWN_SECONDS": 0.5},
 }
