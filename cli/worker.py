@@ -7,7 +7,7 @@ import logging
 import click
 
 from .main import TEXT, Exit, LazyGroup, common, load_settings, opened, opened_with
-from .output import clock, counted, emit_many, note
+from .output import clock, counted, emit_line, emit_many, note
 
 PLACES = {
     "status": (".worker", "status", "List workers, duties and what failed."),
@@ -102,5 +102,5 @@ def retry(kind: str | None, subject: str | None) -> int:
     """Try parked items again: all, those of a KIND, or one by its KIND and SUBJECT."""
     with opened() as ledger:
         number = ledger.journal.worker_notes.retry(kind, subject)
-    note(f"{counted(number, 'parked item')} will be tried again by the next worker")
+    emit_line({"retried": number}, f"{counted(number, 'parked item')} will be tried again by a worker")
     return Exit.DONE if number or kind is None else Exit.NOT_FOUND

@@ -109,6 +109,9 @@ TABLE: dict[tuple[str, ...], Entry] = {
     ("trust",): Entry(("trust",), without_ledger=True),
     ("config",): Entry(("config", "--origin"), without_ledger=True),
     ("serve",): Entry(("serve", "--port", "0"), runs_a_model=True, reaches_the_provider=True, serves=True),
+    ("worker", "status"): Entry(("worker", "status"), reads=True),
+    ("worker", "retry"): Entry(("worker", "retry")),
+    ("worker",): Entry(("worker", "--port", "0"), runs_a_model=True, reaches_the_provider=True, serves=True),
     ("simulate",): Entry(("simulate", "--port", "0"), serves=True, without_ledger=True),
 }
 

@@ -55,6 +55,7 @@ WRITING: dict[tuple[str, ...], tuple[tuple[str, ...], bytes]] = {
 WITHOUT_EVENTS = {
     *(("call", "approve"), ("call", "reject")),  # `test_calls.py` has a call that waits
     *(("init",), ("db", "restore"), ("db", "upgrade"), ("db", "rebuild-views"), ("blobs", "prune"), ("serve",)),
+    *(("worker",), ("worker", "retry")),  # what a worker writes is tested with workers
 }
 """Commands that change the database, but write no event of their own here."""
 

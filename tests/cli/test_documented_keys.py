@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+import threadledger
+
 from .command_table import TABLE
 
 DOCUMENT = (Path(__file__).resolve().parents[2] / "docs" / "commands.md").read_text("utf-8")
@@ -27,6 +29,7 @@ WITHOUT_DOCUMENT = {
     "replay cancel",
     "serve",
     "simulate",
+    "worker",
 }
 
 
@@ -127,5 +130,9 @@ def test_files_and_the_database(printed: Printed, tmp_path: Path) -> None:
         *(("serve", "keys", "add", "app"), ("serve", "keys", "list"), ("serve", "keys", "revoke", "app")),
     ):
         printed(*arguments)
+    with threadledger.open() as ledger:
+        ledger.journal.worker_notes.fail("mirror", "k", "the key is wrong", most=1)
+    printed("worker", "status")
+    printed("worker", "retry")
     assert printed.wrong == []
     assert printed.seen >= {"import", "blobs list", "db rebuild-views", "trust"}

@@ -61,6 +61,7 @@ MAY_ANSWER = {
     "import",
     "profile",
     "serve",
+    "worker",
 }
 """Commands that read no text of the changed message, or report it as one failed item among others."""
 

@@ -21,6 +21,7 @@ from threadledger.domain.ledger import (
     Ledger,
     defined_profile,
     follow_failures,
+    lags_among,
     memory_shown,
     threads_behind,
     tool_names,
@@ -414,6 +415,7 @@ CALLS: dict[str, Call] = {
     "Replay.job": Call(
         lambda it: it[0].job(it[1]), given=_planned_job, threads=True, axes=frozenset({CONVERSATIONS}), writes=True
     ),
+    "lags_among": Call(lambda it: lags_among(it.ledger.journal, it.ledger.services, [it.key]), threads=True),
     "Replay.jobs": Call(lambda it: it.ledger.replay.jobs(), threads=True, writes=True),
     "Replay.keys": whole(CONVERSATIONS, do=lambda it: it.ledger.replay.keys(None)),
     "Replay.places": whole(CONVERSATIONS, do=lambda it: it.ledger.replay.places(None, None)),
@@ -527,6 +529,7 @@ EXCEPTIONS: dict[str, str] = {
     "Page": "a value",
     "ProfileDiff": "a value",
     "ShownMemory": "a value",
+    "Replay.reopen": "reads the outcomes of one job, by nature",
     "why_failed": "searches the newest events for a failed run: part of Chat.run",
     "Memory.first_version": "a value",
     "Memory.has_parts": "known from the head, or from the messages that are read for it",

@@ -80,5 +80,6 @@ COMMANDS: dict[str, Call] = {
     "db backup": _whole(BOTH, "db", "backup", "FILE", brief=True),
     "db copy": _whole(BOTH, "db", "copy", "URL", brief=True),
     "serve keys list": _flat("serve", "keys", "list"),
+    "worker status": _flat("worker", "status"),
 }
 """Every reading command; `test_growth.py` compares them with the table of commands."""

@@ -14,6 +14,7 @@ import pytest
 from freezegun import freeze_time
 
 from threadledger.adapters import Simulator, load_settings, open_ledger
+from threadledger.adapters.sql.connections import Connections
 from threadledger.adapters.workers import Worker, WorkerOptions, duties, open_worker, work
 from threadledger.domain.conversation import Profile, stream_of
 from threadledger.domain.exchange.served import ServedRequest, requested
@@ -309,3 +310,34 @@ def test_workers_that_are_alive_are_known_and_leave_in_order(opened: Open, start
     one.stop()
     other.stop()
     assert opened().journal.worker_notes.workers() == []
+
+
+def test_following_costs_what_is_new_however_large_the_ledger_is(
+    opened: Open, db_url: str, any_db_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if db_url != any_db_url:
+        pytest.skip("the statements are the same")
+    ledger = opened(threads="none")
+    worker = open_worker(opened(), load_settings(db=db_url, mirror_by="worker"), WorkerOptions(port=0))
+    used: list[str] = []
+    for name in ("cursor", "write"):
+        original = getattr(Connections, name)
+
+        def counting(self: Connections, *given: Any, name: str = name, original: Any = original) -> Any:
+            used.append(name)
+            return original(self, *given)
+
+        monkeypatch.setattr(Connections, name, counting)
+    costs = []
+    state: duties.State = {}
+    for size in (10, 200):
+        for number in range(size):
+            ledger.conversation(f"{size} {number}").append("user", "Hello.")
+        before = None
+        while state is not before:
+            before, state = state, worker._followed.follow(state)
+        ledger.conversation("k").append("user", "Hello.")
+        used.clear()
+        state = worker._followed.follow(state)
+        costs.append(len(used))
+    assert costs[0] == costs[1] > 0
