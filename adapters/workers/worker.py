@@ -88,6 +88,8 @@ class Worker:
         self._runner = Runner(ledger, limits)
         self._duties = Duties(self.work.notes, self._followed.steps())
         self._status: StatusServer | None = None
+        self.on_start: Callable[[Worker], None] = lambda _: None
+        """Function that is called when the worker has started."""
         self._seen = threading.Thread(target=self._show, name="threadledger-worker-seen", daemon=True)
 
     @property
@@ -109,6 +111,7 @@ class Worker:
             self.engine.start()
             self._duties.start()
             self._seen.start()
+            self.on_start(self)
         except BaseException:
             self._status.stop()
             raise
@@ -248,4 +251,13 @@ def open_worker(ledger: Ledger, settings: Settings, options: WorkerOptions | Non
         return ProcrastinateEngine(database, perform, concurrency)
 
     by_worker = settings.mirror_by == "worker" and database.kind.name != "postgresql"
-    return Worker(ledger, make_engine, options or WorkerOptions(), by_worker=by_worker)
+    worker = Worker(ledger, make_engine, options or WorkerOptions(), by_worker=by_worker)
+    if settings.telemetry:
+        worker.on_start = _reported_to_opentelemetry
+    return worker
+
+
+def _reported_to_opentelemetry(worker: Worker) -> None:
+    from .telemetry import report  # opening the ledger has found out whether it is installed
+
+    report(worker.metrics)

@@ -179,17 +179,20 @@ def _as_row(item: ReconcileItem) -> dict[str, Any]:
 @click.argument("keys", nargs=-1, type=KEY, shell_complete=complete_keys)
 @click.option("--all", "everything", is_flag=True, help="Every conversation.")
 @click.option("--to", type=KINDS, help="Kind of thread; default: those that are linked.")
+@click.option("--detach", is_flag=True, help="Hand the work over to the workers (threadledger worker) and return.")
 @common
-def verify(keys: tuple[str, ...], everything: bool, to: str | None) -> int:
+def verify(keys: tuple[str, ...], everything: bool, to: str | None, detach: bool) -> int:
     """Compare threads with the journal, message by message, for threadledger threads too. Exit 4 on drift.
 
-    Neither the journal nor a thread is changed.
+    Neither the journal nor a thread is changed. With --detach, `replay jobs JOB` and `threads` show what was found.
     """
     from threadledger.domain.errors import ProviderRefused
 
     one_choice(bool(keys), everything)
-    with opened(reads=True, sends=True) as ledger:
+    with opened(reads=not detach, sends=True) as ledger:
         chosen = ledger.replay.keys(None if everything else list(keys))
+        if detach:
+            return hand_over(ledger, ledger.replay.plan_verify(chosen, to))
         found, refused = [], 0
         for key in tracked(chosen, len(chosen), "verifying"):
             try:

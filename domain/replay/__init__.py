@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .rerun import RerunPlan
     from .rerun_obstacles import viewed_memory
     from .rerun_request import RerunItem
+    from .verify import VerifyItem, VerifyPlan
 
 __all__ = [
     "DETACHED",
@@ -39,6 +40,8 @@ __all__ = [
     "RerunComparison",
     "RerunItem",
     "RerunPlan",
+    "VerifyItem",
+    "VerifyPlan",
     "forked",
     "recorded_exchange",
     "viewed_memory",
@@ -60,5 +63,6 @@ if not TYPE_CHECKING:
             "rerun": "RerunPlan",
             "rerun_obstacles": "viewed_memory",
             "rerun_request": "RerunItem",
+            "verify": "VerifyItem VerifyPlan",
         },
     )

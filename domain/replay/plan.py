@@ -121,7 +121,7 @@ class Plan(ABC, Generic[T]):
     """Describe what would be done, item by item. Nothing is done before the plan is applied."""
 
     kind: ClassVar[str]
-    """One of `rebuild`, `rerun` and `reconcile`."""
+    """One of `rebuild`, `rerun`, `reconcile` and `verify`."""
     block: ClassVar[int] = JOB_BLOCK_ITEMS_MAX
     """Maximum number of items that a worker claims at once. If it is killed, at most this many are checked again."""
 

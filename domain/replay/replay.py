@@ -25,6 +25,7 @@ from .rebuild import FileRebuildPlan, Rebuilder, RebuildPlan, at_in
 from .reconcile import ReconcilePlan, Reconciler
 from .rerun import RerunPlan
 from .rerun_request import RerunItem, Wanted
+from .verify import VerifyPlan
 
 if TYPE_CHECKING:
     from .comparison import RerunComparison
@@ -190,6 +191,18 @@ class Replay:
             self.verifier.reach(kind)
         return ReconcilePlan(self._jobs, self._services.wait, self.reconciler, places, adopt)
 
+    def plan_verify(self, keys: Iterable[str] | None = None, to: str | None = None) -> VerifyPlan:
+        """Plan to compare the threads of these keys, or of all conversations, with the journal, as a job.
+
+        Raises:
+            ConversationNotFound: no such conversation.
+            InvalidInput: no threads of this kind can be reached.
+        """
+        places = list(self.places(keys, to))
+        for kind in {kind for _, kind in places}:
+            self.verifier.reach(kind)
+        return VerifyPlan(self._jobs, self._services.wait, self.verifier, places)
+
     def jobs(self) -> list[JobState]:
         """Return all jobs of the ledger, newest first."""
         return self._jobs.all()
@@ -261,6 +274,8 @@ class Replay:
                 return RebuildPlan(self._jobs, self._services.wait, self.rebuilder, Pinned(), options["to"], at, fresh)
             case "rerun":
                 return RerunPlan(self._jobs, self._journal, self._services, Wanted.from_json(options))
+            case "verify":
+                return VerifyPlan(self._jobs, self._services.wait, self.verifier, ())
             case "reconcile":
                 adopt = bool(options.get("adopt"))
                 return ReconcilePlan(self._jobs, self._services.wait, self.reconciler, (), adopt)

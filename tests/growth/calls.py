@@ -420,6 +420,11 @@ CALLS: dict[str, Call] = {
     "Replay.keys": whole(CONVERSATIONS, do=lambda it: it.ledger.replay.keys(None)),
     "Replay.places": whole(CONVERSATIONS, do=lambda it: it.ledger.replay.places(None, None)),
     "Replay.plan_orphans": Call(lambda it: _items(it.ledger.replay.plan_orphans()), threads=True),
+    "Replay.plan_verify": whole(
+        CONVERSATIONS,
+        do=lambda it: it.ledger.replay.plan_verify(to="conversations"),
+        per=lambda it: it.ledger.journal.status()["conversations"],
+    ),
     "Replay.plan_rebuild": whole(
         CONVERSATIONS, do=lambda it: it.ledger.replay.plan_rebuild(), per=_events, threads=True
     ),

@@ -190,6 +190,21 @@ def test_failed_items_of_a_job_are_tried_again_and_a_cancelled_job_is_left_alone
     assert planning.replay.job(cancelled.job_id).done == 0
 
 
+def test_threads_are_verified_as_a_job_and_drift_is_shown(opened: Open, start: Start, simulator: Simulator) -> None:
+    ledger = opened(mirror_by="app")
+    for key in ("same", "gone"):
+        ledger.conversation(key).append("user", "Hello.")
+    lost = ledger.state("gone").links["conversations"].thread_id
+    simulator.lose(lost)
+    job = ledger.replay.plan_verify().detach()
+    assert job is not None and job.kind == "verify"
+    start(mirror_by="app")
+    wait_until(lambda: ledger.replay.job(job.job_id).left == 0)
+    results = {each["key"]: (each["state"], each["thread_state"]) for each in ledger.replay.results(job.job_id)}
+    assert results == {"same": ("done", "same"), "gone": ("done", "gone")}
+    assert {each.key: each.state for each in ledger.threads()} == {"same": "same", "gone": "gone"}
+
+
 def test_failed_reruns_of_a_job_are_not_paid_for_again(
     opened: Open, start: Start, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -320,7 +335,7 @@ def test_following_costs_what_is_new_however_large_the_ledger_is(
     ledger = opened(threads="none")
     worker = open_worker(opened(), load_settings(db=db_url, mirror_by="worker"), WorkerOptions(port=0))
     used: list[str] = []
-    for name in ("cursor", "write"):
+    for name in ("cursor", "write", "query", "read"):
         original = getattr(Connections, name)
 
         def counting(self: Connections, *given: Any, name: str = name, original: Any = original) -> Any:
@@ -340,4 +355,24 @@ def test_following_costs_what_is_new_however_large_the_ledger_is(
         used.clear()
         state = worker._followed.follow(state)
         costs.append(len(used))
-    assert costs[0] == costs[1] > 0
+    assert 0 < costs[1] <= costs[0]
+
+
+def test_opentelemetry_gets_the_metrics_too(opened: Open, start: Start) -> None:
+    from opentelemetry.sdk.metrics import MeterProvider
+    from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+
+    from threadledger.adapters.workers.telemetry import report
+
+    ledger = opened()
+    worker = start()
+    reader = InMemoryMetricReader()
+    report(worker.metrics, MeterProvider([reader]))
+    ledger.conversation("k").append("user", "Hello.")
+    wait_until(lambda: worker.work.done.get(("mirror", "done"), 0) >= 1)
+    data = reader.get_metrics_data()
+    assert data is not None
+    found = {each.name: each for each in data.resource_metrics[0].scope_metrics[0].metrics}
+    points = found["threadledger_worker_items_total"].data.data_points
+    assert {(point.attributes["kind"], point.attributes["outcome"]) for point in points} >= {("mirror", "done")}
+    assert found["threadledger_worker_items_parked"].data.data_points[0].value == 0
