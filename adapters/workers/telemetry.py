@@ -1,4 +1,4 @@
-"""Report the metrics of a worker to OpenTelemetry too (extra `otel`); without an SDK that the process configures, nothing happens."""
+"""Report the metrics of a worker to OpenTelemetry too (extra `otel`); without an SDK in the process, nothing happens."""
 
 from __future__ import annotations
 
