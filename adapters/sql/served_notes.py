@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
+from itertools import zip_longest
 from typing import Any
 
+from threadledger.domain.conversation import key_of
+from threadledger.domain.conversation.tenants import tenant_of
 from threadledger.domain.ids import new_id, now, to_iso
 from threadledger.domain.journal import Also
 from threadledger.domain.journal.served_notes import (
@@ -42,6 +45,11 @@ _TAKE_OVER = (
 _OVER = (
     "SELECT stream, exchange FROM exchange_claims WHERE held_until <= ? ORDER BY held_until, stream, exchange LIMIT ?"
 )
+_OVER_LAST = _OVER.replace("ORDER BY held_until,", "ORDER BY held_until DESC,")
+
+FAIR_WINDOW = 500
+"""Number of the oldest and of the newest abandoned exchanges among which those of all tenants take turns."""
+
 _HOLDERS = "SELECT DISTINCT holder FROM exchange_claims WHERE held_until > ? AND holder IS NOT NULL"
 _HELD_BY = (
     "SELECT stream, exchange FROM exchange_claims WHERE held_until > ? AND holder IN ({places}) "
@@ -135,7 +143,10 @@ class SqlServedNotes:
         if limit < 1:
             return []
         found = self._database.query(_OVER, (moment, limit))
-        if len(found) < limit:
+        if len(found) == limit:
+            windows = (self._database.query(query, (moment, max(limit, FAIR_WINDOW))) for query in (_OVER, _OVER_LAST))
+            found = _in_turns(row for window in windows for row in window)[:limit]
+        else:
             holders = [holder for (holder,) in self._database.query(_HOLDERS, (moment,))]
             if ended := [holder for holder in holders if not is_held(holder, _FOREVER, moment)]:
                 query = _HELD_BY.format(places=", ".join("?" * len(ended)))
@@ -153,6 +164,15 @@ class SqlServedNotes:
         until = now() + timedelta(seconds=EXCHANGE_CLAIM_SECONDS_MAX)
         renewal_of(self._database).keep((EXTEND_EXCHANGES, self._holder), until)
         return lease(until)
+
+
+def _in_turns(rows: Iterable[Sequence[Any]]) -> list[Sequence[Any]]:
+    """Return exchanges without duplicates, one of each tenant in turns, so that one with many does not keep others waiting."""
+    by_tenant: dict[str, list[Sequence[Any]]] = {}
+    for row in dict.fromkeys(map(tuple, rows)):
+        by_tenant.setdefault(tenant_of(key_of(row[0])), []).append(row)
+    rounds = zip_longest(*by_tenant.values())
+    return [row for each in rounds for row in each if row is not None]
 
 
 _FOREVER = "9999"

@@ -79,6 +79,8 @@ class ServedNotes(Protocol):
     def abandoned(self, limit: int) -> list[ClaimedExchange]:
         """Return up to `limit` claimed exchanges that no living process holds, those that ended first before the others.
 
+        If there are more, the tenants take turns.
+
         One that waits is among them when its time is over. Nothing is claimed: call `hold`, which only one process succeeds
         with.
         """

@@ -372,3 +372,14 @@ def test_a_copy_of_the_ledger_has_the_claims_and_the_notes(one: Server, tmp_path
     copy = Server(f"sqlite:///{tmp_path / 'copy.db'}")
     assert (copy.rows(), copy.rows("unsent_responses")) == (one.rows(), one.rows("unsent_responses"))
     copy.journal.close()
+
+
+def test_a_tenant_with_many_abandoned_exchanges_does_not_keep_others_waiting(one: Server) -> None:
+    for number in range(30):
+        one.append(one.notes.claim(f"conversation:tenant:giant/{number:02}", f"exchange-{number:02}"))
+    one.append(one.notes.claim("conversation:tenant:small/k", "exchange-small"))
+    one.notes.release_all()
+    found = one.notes.abandoned(4)
+    assert ("conversation:tenant:small/k", "exchange-small") in found[:2]
+    assert len(found) == 4
+    assert len(one.notes.abandoned(100)) == 31
