@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .openai import Client
     from .server import ServeSettings
     from .settings import Settings
+    from .workers import Schedule
 
 # Code that reaches a provider is imported on first use: a command that only reads needs none of it.
 
@@ -91,6 +92,8 @@ class ConfigFile:
     """Content of the file, as it was read."""
     serve: ServeSettings | None = None
     """The table `[serve]`, if there is one."""
+    schedules: Mapping[str, Schedule] = field(default_factory=dict)
+    """The table `[schedules]`."""
 
 
 def read_config(path: Path, fields: Mapping[str, bool]) -> ConfigFile:
@@ -119,23 +122,31 @@ def read_config(path: Path, fields: Mapping[str, bool]) -> ConfigFile:
             f'{path}: backends holds the tables [backends.NAME]: give the order tried as chain = ["responses", "chat"]'
         )
     serve = _serve(given.pop("serve"), path) if "serve" in given else None
+    schedules = _schedules(given.pop("schedules"), path) if "schedules" in given else {}
     if "chain" in given:
         given["backends"] = _chain(given.pop("chain"), path)
     for key in given:
         if key not in fields or key == "config":
             known = ", ".join(sorted({"chain", *fields} - {"backends", "config"}))
             raise InvalidSettings(
-                f"{path} has an unknown key {key!r}: use [backends.NAME], [serve], or one or more of {known}"
+                f"{path} has an unknown key {key!r}: use [backends.NAME], [serve], [schedules], or one or more of {known}"
             )
         if fields[key]:
             raise InvalidSettings(f"{path} holds a key ({key}): set it in the environment or in .env instead")
-    return ConfigFile(path, given, {name: _table(name, table, path) for name, table in tables.items()}, raw, serve)
+    backends = {name: _table(name, table, path) for name, table in tables.items()}
+    return ConfigFile(path, given, backends, raw, serve, schedules)
 
 
 def _serve(given: object, path: Path) -> ServeSettings:
     from .server import parse_serve
 
     return parse_serve(given, path)
+
+
+def _schedules(given: object, path: Path) -> Mapping[str, Schedule]:
+    from .workers import parse_schedules
+
+    return parse_schedules(given, path)
 
 
 def with_settings_first(file: ConfigFile, settings: Settings, given: Set[str]) -> ConfigFile:

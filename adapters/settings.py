@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .named_backends import ConfigFile, NamedBackend
     from .server import ServeSettings
     from .trust import Action
+    from .workers import Schedule
 
 BACKENDS = ("assistants", "responses", "chat")
 ENV_FILE = Path(".env")
@@ -297,6 +298,11 @@ class Settings:
         from .server import ServeSettings
 
         return ServeSettings()
+
+    @property
+    def schedules(self) -> Mapping[str, Schedule]:
+        """Return the table `[schedules]` of `threadledger.toml`."""
+        return self._file.schedules if self._file is not None else {}
 
     def require_trust(self, action: Action, *names: str) -> Mapping[Path, bytes]:
         """Return the contents of the code files that were checked; see `FolderTrust.require`."""

@@ -46,8 +46,8 @@ SDK_VARIABLES = {
 }
 """Variables of the environment that the SDKs send to any host."""
 
-Action = Literal["database", "blobs", "provider", "code", "secrets"]
-ACTIONS: tuple[Action, ...] = ("database", "blobs", "provider", "code", "secrets")
+Action = Literal["database", "blobs", "provider", "code", "secrets", "schedules"]
+ACTIONS: tuple[Action, ...] = ("database", "blobs", "provider", "code", "secrets", "schedules")
 
 
 class FolderNotTrusted(InvalidSettings):
@@ -88,6 +88,7 @@ class FolderTrust:
             "provider": self._hosts,
             "code": self._code,
             "secrets": self._secrets,
+            "schedules": self._schedules,
         }
         for action in actions or ACTIONS:
             if action not in self._needs:
@@ -206,6 +207,14 @@ class FolderTrust:
         with suppress(InvalidSettings):  # opening reports it
             return database_place(self._settings.db)
         return None
+
+    # Schedules
+
+    def _schedules(self) -> Iterator[Need]:
+        """Yield why schedules need trust: a worker runs their commands."""
+        if self._settings.schedules and has_own_config(self._settings):
+            names = ", ".join(self._settings.schedules)
+            yield Need("schedules", f"[schedules] of {self._settings.config_file} has a worker run commands ({names})")
 
     # Attachments
 

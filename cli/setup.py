@@ -100,6 +100,10 @@ def config(origin: bool) -> int:
     for name, value in settings.serve.shown().items() if settings.config_file is not None else ():
         row = {"name": name, "value": _shown(value)}
         rows.append(row | {"origin": settings.config_file, "trust": None} if origin else row)
+    for name, each in settings.schedules.items():
+        row = {"name": f"schedules.{name}", "value": each.shown()}
+        place = {"origin": settings.config_file, "trust": needs.get("schedules")}
+        rows.append(row | place if origin else row)
     columns = ("name", "value", *(["origin"] if origin else []))
     shows_trust = trust is not None and (needs or invocation().output != "table")
     emit_many(rows, (*columns, "trust") if shows_trust else columns)

@@ -53,9 +53,11 @@ def worker(context: click.Context, concurrency: int, host: str, port: int | None
         return Exit.DONE
     from threadledger.adapters.workers import WorkerOptions, open_worker
 
+    from .schedules import check_command
+
     settings = load_settings()
     with opened_with(settings, create=True, sends=True) as ledger:
-        working = open_worker(ledger, settings, WorkerOptions(concurrency, host, port))
+        working = open_worker(ledger, settings, WorkerOptions(concurrency, host, port), check_command=check_command)
         lines = logging.getLogger("threadledger.worker")
         level = lines.level
 
@@ -77,13 +79,18 @@ def worker(context: click.Context, concurrency: int, host: str, port: int | None
 @click.option("--parked", is_flag=True, help="Only items that failed too often to be tried again.")
 @common
 def status(parked: bool) -> int:
-    """List failed items of work, the newest first, with the workers that are alive on stderr."""
+    """List failed items of work, the newest first; on stderr the workers that are alive, and the last runs of schedules."""
+    from threadledger.adapters.workers import ScheduledRun
+
     with opened(reads=True) as ledger:
         notes = ledger.journal.worker_notes
-        workers, failed = notes.workers(), notes.failed(LISTED_MAX, parked=True if parked else None)
+        workers, notes_of_duties = notes.workers(), notes.duties()
+        failed = notes.failed(LISTED_MAX, parked=True if parked else None)
     for each in workers:
         state = "alive" if each.is_alive else "has ended without handing over"
         note(f"{each.worker}: {state}, {counted(int(each.facts.get('items', 0)), 'item')} ended")
+    for run in filter(None, map(ScheduledRun.of, notes_of_duties)):
+        note(f"schedule {run.name}: {run.outcome()}")
     if not workers:
         note("no worker is running: start one with: threadledger worker")
     rows = [each.as_json() for each in failed]

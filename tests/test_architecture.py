@@ -81,17 +81,8 @@ FAMILIES = {"httpx2": "openai", "h11": "uvicorn"}
 """Libraries that are part of the interface of another one, which installs them."""
 FOREIGN = {
     *("eventsourcing", "sqlalchemy", "openai", "click", "rich", "starlette", "uvicorn"),
-    *(
-        "genai_prices",
-        "opentelemetry",
-        "dotenv",
-        "anthropic",
-        "msgspec",
-        "psycopg",
-        "fsspec",
-        "agents",
-        "procrastinate",
-    ),
+    *("genai_prices", "opentelemetry", "dotenv", "anthropic", "msgspec", "psycopg", "fsspec", "agents"),
+    *("procrastinate", "croniter"),
 }
 SLOW = {
     *("sqlalchemy", "openai", "anthropic", "eventsourcing", "pydantic", "dotenv"),

@@ -25,7 +25,7 @@ def check_workers(ledger: Ledger) -> Iterator[Checked]:
     """Report what waits for a worker while none runs, workers that ended without handing over, and parked work."""
     workers = ledger.journal.worker_notes.workers()
     alive = [row for row in workers if row.is_alive]
-    findings = [*(_none_alive(ledger, workers) if not alive else _behind(alive)), *_parked(ledger)]
+    findings = [*(_none_alive(ledger, workers) if not alive else _behind(alive)), *_parked(ledger), *_schedules(ledger)]
     yield from findings
     if not findings and alive:
         yield Checked("workers", _described(ledger, alive))
@@ -66,6 +66,16 @@ def _parked(ledger: Ledger) -> Iterator[Checked]:
             f"{newest.subject!r}: {newest.reason}",
             "list them with: threadledger worker status --parked; when the cause is gone: threadledger worker retry",
         )
+
+
+def _schedules(ledger: Ledger) -> Iterator[Checked]:
+    from ..workers import ENDED_IN_ORDER, ScheduledRun
+
+    for duty in ledger.journal.worker_notes.duties():
+        run = ScheduledRun.of(duty)
+        if run is not None and run.code is not None and run.code not in ENDED_IN_ORDER:
+            fix = "see the log of the worker that ran it; the next run is at its next time"
+            yield Checked("workers", f"the schedule {run.name} {run.outcome()}", fix)
 
 
 def _described(ledger: Ledger, alive: Sequence[WorkerRow]) -> str:

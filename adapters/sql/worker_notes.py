@@ -92,8 +92,12 @@ class SqlWorkerNotes:
 
         return self._database.write(work)
 
-    def release(self) -> None:
+    def release(self, duty: str | None = None) -> None:
         holder = self._holder
+        if duty is not None:
+            statement = "UPDATE duties SET holder = NULL, held_until = NULL WHERE holder = ? AND duty = ?"
+            self._database.execute(statement, (holder, duty))
+            return
         renewal_of(self._database).drop((EXTEND_DUTIES, holder))
         self._database.execute("UPDATE duties SET holder = NULL, held_until = NULL WHERE holder = ?", (holder,))
 

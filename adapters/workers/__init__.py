@@ -7,16 +7,23 @@ from threadledger.domain.faces import lazy_face
 if TYPE_CHECKING:
     from .deferrals import mirror_deferral
     from .engine import Engine, LocalEngine, WorkItem
+    from .scheduled_runs import ENDED_IN_ORDER, ScheduledRun, ScheduledRuns
+    from .schedules import Schedule, parse_schedules
     from .worker import Worker, WorkerOptions, open_worker
 
 __all__ = [
+    "ENDED_IN_ORDER",
     "Engine",
     "LocalEngine",
+    "Schedule",
+    "ScheduledRun",
+    "ScheduledRuns",
     "WorkItem",
     "Worker",
     "WorkerOptions",
     "mirror_deferral",
     "open_worker",
+    "parse_schedules",
 ]
 
 if not TYPE_CHECKING:
@@ -25,6 +32,8 @@ if not TYPE_CHECKING:
         {
             "engine": "Engine LocalEngine WorkItem",
             "deferrals": "mirror_deferral",
+            "scheduled_runs": "ENDED_IN_ORDER ScheduledRun ScheduledRuns",
+            "schedules": "Schedule parse_schedules",
             "worker": "Worker WorkerOptions open_worker",
         },
     )

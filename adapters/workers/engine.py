@@ -27,6 +27,7 @@ LANES: Mapping[str, str] = {
     "compact": CONVERSATIONS,
     "rerun": CONVERSATIONS,
     "job": JOBS,
+    "schedule": JOBS,
     "sweep": JOBS,
 }
 """Lane of each kind of work."""

@@ -84,6 +84,10 @@ class LedgerWork:
             "sweep": self._sweep,
         }
 
+    def add_kind(self, kind: str, do: Callable[[str], str]) -> None:
+        """Do another kind of work with a function of its subject, which returns what the log says."""
+        self._kinds[kind] = lambda subject: Done(do(subject))
+
     @property
     def notes(self) -> WorkerNotes:
         """Return the notes of workers."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from dataclasses import replace as with_values
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +19,9 @@ from threadledger.domain.ids import now, to_iso
 from threadledger.domain.limits import CLAIM_RENEWAL_SECONDS
 
 from ..server import Runner, ServerLimits
-from .duties import Duties, Followed
+from .duties import Duties, DutyStep, Followed
 from .engine import Engine, LocalEngine
+from .scheduled_runs import LOOK_SECONDS, ScheduledRuns
 from .status import Labelled, Metric, StatusApp, StatusServer
 from .work import LedgerWork
 
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
 
     from ..settings import Settings
     from ..sql import Database
+    from .schedules import Schedule
 
 logger = logging.getLogger("threadledger.worker")
 
@@ -76,7 +80,10 @@ class Worker:
         options: WorkerOptions,
         *,
         by_worker: bool = False,
+        schedules: Mapping[str, Schedule] | None = None,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
+        """Prepare a worker; `schedules` are run as commands with this environment."""
         self._ledger = ledger
         self._options = options
         self._stopping = threading.Event()
@@ -86,7 +93,12 @@ class Worker:
         self._followed = Followed(ledger, self.work, self.engine, by_worker=by_worker)
         limits = ServerLimits(exchanges=options.concurrency, exchanges_per_key=options.concurrency)
         self._runner = Runner(ledger, limits)
-        self._duties = Duties(self.work.notes, self._followed.steps())
+        steps = self._followed.steps()
+        if schedules:
+            runs = ScheduledRuns(self.work.notes, schedules, self._stopping, environment or {})
+            self.work.add_kind("schedule", runs.run)
+            steps.append(DutyStep("schedules", LOOK_SECONDS, runs.look(self.engine)))
+        self._duties = Duties(self.work.notes, steps)
         self._status: StatusServer | None = None
         self.on_start: Callable[[Worker], None] = lambda _: None
         """Function that is called when the worker has started."""
@@ -226,12 +238,29 @@ def _signals(asked: threading.Event, forced: threading.Event) -> Iterator[None]:
             signal.signal(each, handler)
 
 
-def open_worker(ledger: Ledger, settings: Settings, options: WorkerOptions | None = None) -> Worker:
+def open_worker(
+    ledger: Ledger,
+    settings: Settings,
+    options: WorkerOptions | None = None,
+    *,
+    check_command: Callable[[str, Sequence[str]], tuple[str, ...]] | None = None,
+) -> Worker:
     """Return a worker for a ledger, which is not started.
 
+    `check_command` gets the place of each scheduled command and its words, and returns the words to run; without it, schedules
+    are not run.
+
     Raises:
-        InvalidSettings: the database is PostgreSQL, and Procrastinate is not installed or cannot be used with this URL.
+        InvalidSettings: the database is PostgreSQL, and Procrastinate is not installed or cannot be used with this URL; or a
+            scheduled command cannot be run.
+        FolderNotTrusted: only the working folder names the schedules.
     """
+    schedules: dict[str, Schedule] = {}
+    if check_command is not None and settings.schedules:
+        settings.require_trust("schedules")
+        for name, each in settings.schedules.items():
+            words = check_command(f"{settings.config_file}: [schedules] {name!r}", each.command)
+            schedules[name] = with_values(each, command=words)
     database: Database = ledger.journal.factory.database  # type: ignore[attr-defined]
 
     def make_engine(perform: Callable[..., datetime | None], concurrency: int) -> Engine:
@@ -251,7 +280,9 @@ def open_worker(ledger: Ledger, settings: Settings, options: WorkerOptions | Non
         return ProcrastinateEngine(database, perform, concurrency)
 
     by_worker = settings.mirror_by == "worker" and database.kind.name != "postgresql"
-    worker = Worker(ledger, make_engine, options or WorkerOptions(), by_worker=by_worker)
+    environment = os.environ | {"THREADLEDGER_DB": settings.db}
+    scheduled: dict[str, Any] = {"schedules": schedules, "environment": environment}
+    worker = Worker(ledger, make_engine, options or WorkerOptions(), by_worker=by_worker, **scheduled)
     if settings.telemetry:
         worker.on_start = _reported_to_opentelemetry
     return worker

@@ -73,8 +73,8 @@ class WorkerNotes(Protocol):
         """Store the state of a duty that this process holds; return whether it still did."""
         ...
 
-    def release(self) -> None:
-        """Give up all duties of this process, so that another one has them at once."""
+    def release(self, duty: str | None = None) -> None:
+        """Give up a duty of this process, or all of them, so that another one has them at once."""
         ...
 
     def duties(self) -> list[Duty]:

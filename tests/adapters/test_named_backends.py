@@ -96,7 +96,7 @@ REFUSED = {
     "not TOML": ("retries =", r"threadledger\.toml is not TOML"),
     "unknown key": (
         "retires = 1",
-        r"unknown key 'retires': use \[backends\.NAME\], \[serve\], or one or more of .*retries",
+        r"unknown key 'retires': use \[backends\.NAME\], \[serve\], \[schedules\], or one or more of .*retries",
     ),
     "key of a setting": (f'openai_api_key = "{SECRET}"', r"holds a key \(openai_api_key\): set it in the environment"),
     "another file": ('config = "x.toml"', "unknown key 'config'"),
