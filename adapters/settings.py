@@ -198,6 +198,7 @@ class Settings:
     """Hold the settings of threadledger (see docs/settings.md)."""
 
     db: str = _field("THREADLEDGER_DB", _text, "sqlite:///threadledger.db")
+    read_db: str | None = _field("THREADLEDGER_READ_DB", _text)
     blobs: str | None = _field("THREADLEDGER_BLOBS", _text)
     openai_api_key: SecretStr | None = _field("OPENAI_API_KEY", _secret)
     openai_base_url: str | None = _field("OPENAI_BASE_URL", _text)
@@ -318,6 +319,11 @@ class Settings:
     def kind_of(self, backend: str) -> str:
         """Return the kind of a backend: a built-in name is its own kind."""
         return self.named[backend].kind if backend in self.named else backend
+
+    @property
+    def replica(self) -> str | None:
+        """Return the replica of the database; None if there is none, or only of another database than an option names."""
+        return self.read_db if "db" not in self._options or "read_db" in self._options else None
 
     @property
     def order(self) -> tuple[str, ...]:

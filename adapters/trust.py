@@ -46,8 +46,8 @@ SDK_VARIABLES = {
 }
 """Variables of the environment that the SDKs send to any host."""
 
-Action = Literal["database", "blobs", "provider", "code", "secrets", "schedules"]
-ACTIONS: tuple[Action, ...] = ("database", "blobs", "provider", "code", "secrets", "schedules")
+Action = Literal["database", "replica", "blobs", "provider", "code", "secrets", "schedules"]
+ACTIONS: tuple[Action, ...] = ("database", "replica", "blobs", "provider", "code", "secrets", "schedules")
 
 
 class FolderNotTrusted(InvalidSettings):
@@ -83,7 +83,8 @@ class FolderTrust:
     def needs(self, *actions: Action) -> tuple[Need, ...]:
         """Return what needs trust; for all actions if none is given."""
         find = {
-            "database": self._database,
+            "database": lambda: self._server("db", self._place),
+            "replica": lambda: self._server("read_db", _place_or_none(self._settings.read_db)),
             "blobs": self._blobs,
             "provider": self._hosts,
             "code": self._code,
@@ -186,11 +187,10 @@ class FolderTrust:
         differs = [path for path, raw in self.files.items() if recorded.get(str(path)) != _digest(raw)]
         return [_shown(path, self.folder) for path in differs]
 
-    # The database
+    # The database, and its replica
 
-    def _database(self) -> Iterator[Need]:
-        place = self._place if "db" in self._own else None
-        if place is None or not place.names_host:
+    def _server(self, field: str, place: DatabasePlace | None) -> Iterator[Need]:
+        if place is None or field not in self._own or not place.names_host:
             return  # a file, or a server that the environment names
         sent = self._inserted()
         if place.uses_credentials:
@@ -198,15 +198,13 @@ class FolderTrust:
         elif not place.has_password and _has_postgres_password():
             sent.append("the database password of the environment")
         if sent:
-            origin = self._origins["THREADLEDGER_DB"]
-            yield Need("THREADLEDGER_DB", f"THREADLEDGER_DB ({origin}) sends {sent[0]} to {place.host}")
+            name = _name(field)
+            yield Need(name, f"{name} ({self._origins[name]}) sends {sent[0]} to {place.host}")
 
     @cached_property
     def _place(self) -> DatabasePlace | None:
         """Return where the database is; None if its URL is not valid, which opening it reports."""
-        with suppress(InvalidSettings):  # opening reports it
-            return database_place(self._settings.db)
-        return None
+        return _place_or_none(self._settings.db)
 
     # Schedules
 
@@ -484,6 +482,13 @@ def _host(address: str) -> str:
     except ValueError:
         return "an address that is not valid"
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}".lower()
+
+
+def _place_or_none(url: str | None) -> DatabasePlace | None:
+    """Return where a database is; None without a URL, or if it is not valid, which opening it reports."""
+    with suppress(InvalidSettings):
+        return database_place(url) if url is not None else None
+    return None
 
 
 def _place_of(address: str) -> str:

@@ -78,6 +78,7 @@ def open_ledger(
     create: bool = True,
     upgrade: bool = True,
     read_only: bool = False,
+    replica: bool = False,
     wait: Callable[[float], None] = time.sleep,
     observer: Observer | None = None,
 ) -> Ledger:
@@ -91,6 +92,7 @@ def open_ledger(
         tools: functions that a model may call, by name.
         create, upgrade: whether to create the database if it does not exist, and to upgrade an older schema.
         read_only: whether to do neither, and to refuse appends.
+        replica: whether to read from the replica of the settings, if there is one.
         wait: the function that pauses between attempts; takes seconds.
         observer: receives every run's start and end, in addition to the log.
 
@@ -105,13 +107,16 @@ def open_ledger(
     watching = _observers(settings, profile, observer)
     synchronous = settings.synchronous
     database = Database(settings.db, create=create, upgrade=upgrade, read_only=read_only, synchronous=synchronous)
-    if settings.blobs is not None:
-        database.blob_files = cache(partial(_blob_files, settings))
     try:
-        journal = Journal(Factory(database=database))
+        if replica and settings.replica is not None:
+            database, journal = _replica(settings, database)
+        else:
+            journal = Journal(Factory(database=database))
     except BaseException:
         database.close()
         raise
+    if settings.blobs is not None:
+        database.blob_files = cache(partial(_blob_files, settings))
     journal.price = partial(_price_of_run, settings)
     if settings.max_cost_per_conversation is not None or settings.max_cost_per_owner_day is not None:
         from .costs import budgets_of
@@ -121,6 +126,13 @@ def open_ledger(
         journal.deferring = _deferring(database)
     journal.watch.observers = (RunLog(settings.log_text), *watching)
     return Ledger(journal, partial(_services, settings, database, journal, profile, functions, wait))
+
+
+def _replica(settings: Settings, primary: Database) -> tuple[Database, Journal]:
+    from .sql import journal_of_replica
+
+    settings.require_trust("replica")
+    return journal_of_replica(str(settings.replica), primary, read_only=primary.read_only)
 
 
 def _blob_files(settings: Settings) -> BlobFiles:

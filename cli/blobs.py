@@ -135,7 +135,7 @@ def prune(apply: bool, yes: bool, uploads: datetime | None) -> int:
     from threadledger.domain.journal.blobs import UNREFERENCED_SECONDS_MIN
 
     before = now() - timedelta(seconds=UNREFERENCED_SECONDS_MIN)
-    with opened(reads=not apply, sends=apply) as ledger:
+    with opened(reads=not apply, primary=True, sends=apply) as ledger:
         store = ledger.journal.blobs
         copies = ledger.removable_uploads(before, uploads)
         sizes = [each.size for each in store.prunable(before)]

@@ -42,7 +42,7 @@ FINDING = ("subject", "key", "position", "version", "problem")
 @common
 def status() -> int:
     """Show what the database contains and its size."""
-    with opened(reads=True) as ledger:
+    with opened(reads=True, primary=True) as ledger:
         thing = ledger.status()
     emit_one(thing, lambda console: _draw(console, thing))
     return Exit.DONE
@@ -55,7 +55,7 @@ def check() -> int:
 
     Edited, removed and moved events are listed. Exit 4 on findings.
     """
-    with opened(reads=True) as ledger:
+    with opened(reads=True, primary=True) as ledger:
         with reported("events") as progress:
             found = [finding.as_json() for finding in ledger.check(progress)]
         thing = ledger.status()
@@ -80,7 +80,7 @@ def backup(file: Path) -> int:
     from threadledger.domain.errors import OlderSchema
 
     try:
-        with opened(reads=True) as ledger, reported("events") as progress:
+        with opened(reads=True, primary=True) as ledger, reported("events") as progress:
             copied = ledger.back_up(file, progress)
     except OlderSchema:
         copied = _back_up_older(file)
@@ -152,7 +152,7 @@ def copy(url: str) -> int:
 
     Stop all apps that write to the ledger first, and switch them to the new URL afterwards.
     """
-    with opened(reads=True) as ledger, reported("events") as progress:
+    with opened(reads=True, primary=True) as ledger, reported("events") as progress:
         copied = ledger.copy_to(url, progress)
     emit_one({"events": copied}, lambda console: prose(console, f"{counted(copied, 'event')} copied"))
     return Exit.DONE

@@ -30,7 +30,7 @@ def delete(keys: tuple[str, ...], reason: str, apply: bool, yes: bool) -> int:
     Prints what would be deleted; --apply does it. Events stay in the log, and failed runs in the audit. The provider's threads
     are not deleted: the output names them. The next message to KEY starts another conversation with nothing of the old one.
     """
-    with opened(reads=not apply) as ledger:
+    with opened(reads=not apply, primary=True) as ledger:
         rows = [_planned(ledger, key) for key in dict.fromkeys(keys)]
         if apply:
             confirm(len(rows), f"delete {counted(len(rows), 'conversation')}", yes)

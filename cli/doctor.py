@@ -26,7 +26,7 @@ def doctor(online: bool) -> int:
     """
     from threadledger.adapters.doctor import doctor_document, examined
 
-    rows = doctor_document(examined(load_settings, partial(opened, reads=True), note, online=online))
+    rows = doctor_document(examined(load_settings, partial(opened, reads=True, primary=True), note, online=online))
     emit_many(rows, COLUMNS)
     found = sum(row["state"] == "finding" for row in rows)
     if invocation().output == "table":

@@ -114,20 +114,24 @@ def load_settings(**options: Any) -> Settings:
 
 
 @contextmanager
-def opened(*, create: bool = False, reads: bool = False, sends: bool = False, **options: Any) -> Iterator[Ledger]:
+def opened(
+    *, create: bool = False, reads: bool = False, primary: bool = False, sends: bool = False, **options: Any
+) -> Iterator[Ledger]:
     """Open the ledger of the settings, overridden by `options`.
 
-    The database is created only if `create` is set; with `reads`, nothing is created or upgraded. `sends` says that the
+    The database is created only if `create` is set; with `reads`, nothing is created or upgraded, and the replica of the
+    settings is read, if there is one, except with `primary`, for a command that must not be behind. `sends` says that the
     command sends something to the provider: it is refused before it stores anything if the working folder needs trust
     for that.
     """
-    with opened_with(load_settings(**options), create=create, reads=reads, sends=sends) as ledger:
+    settings = load_settings(**options)
+    with opened_with(settings, create=create, reads=reads, primary=primary, sends=sends) as ledger:
         yield ledger
 
 
 @contextmanager
 def opened_with(
-    settings: Settings, *, create: bool = False, reads: bool = False, sends: bool = False
+    settings: Settings, *, create: bool = False, reads: bool = False, primary: bool = False, sends: bool = False
 ) -> Iterator[Ledger]:
     """Open the ledger of settings that are loaded already; see `opened`."""
     from threadledger.adapters import open_ledger
@@ -135,7 +139,7 @@ def opened_with(
     if sends:
         settings.require_trust("provider")
     _set_up_logging(settings.log_format)
-    ledger = open_ledger(settings, create=create, upgrade=not reads)
+    ledger = open_ledger(settings, create=create, upgrade=not reads, replica=reads and not primary and not sends)
     ledger.journal.actor = _user()  # a command that reads may still close overdue runs
     try:
         yield ledger
@@ -239,7 +243,7 @@ would be executed."""
 def complete_keys(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
     """Return the matching conversation keys for shell completion, or none if there is no database."""
     try:
-        with ctx.scope(cleanup=False), opened(reads=True) as ledger:
+        with ctx.scope(cleanup=False), opened(reads=True, primary=True) as ledger:
             keys = [state.key for state in ledger.conversations() if state.key.startswith(incomplete)]
         return [key for key in keys if printable(key, lines=False) == key and not SHELL_SYNTAX.search(key)]
     except Exception:  # noqa: BLE001 - a failing completion must not disturb the prompt
@@ -264,6 +268,7 @@ def _shared(name: str) -> dict[str, Any]:
 SHOWN_LOGGERS = (
     "threadledger.threads",
     "threadledger.views",
+    "threadledger.replica",
     "threadledger.memory",
     "threadledger.server",
     "threadledger.worker",
@@ -274,7 +279,7 @@ SHOWN_LOGGERS = (
 class _Stderr(logging.Handler):
     """Write log lines to the current stderr.
 
-    With -v or in JSON format, all lines are written. Otherwise only errors, messages about threads and views that lag
+    With -v or in JSON format, all lines are written. Otherwise only errors, messages about threads, views and replicas that lag
     behind and about memory that stays too long, and those of a server are written, because the commands report failed
     runs themselves.
     """

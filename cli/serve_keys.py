@@ -44,7 +44,7 @@ def add(name: str, tenant: str, read_only: bool) -> int:
 @common
 def list_() -> int:
     """List all keys that were ever added, oldest first; a revoked one has the time of that."""
-    with opened(reads=True) as ledger:
+    with opened(reads=True, primary=True) as ledger:
         rows = [each.as_json() for each in ledger.api_keys.all()]
     columns = ("name", "tenant", "read_only", "added_at", "revoked_at", "actor")
     emit_many(rows, columns, empty="no keys", spare=("actor", "added_at"))

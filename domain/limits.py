@@ -177,12 +177,15 @@ JOB_PINS_PER_EVENT = 1_000
 JOB_BLOCK_ITEMS_MAX = 20
 """Maximum number of items that a job's worker claims, and whose results it records, at once."""
 
-CLAIM_SECONDS = 60.0
-"""How long a claim on a thread or on an item of a job lasts unless it is extended, in seconds: then an owner on another
-machine counts as gone. On the same machine, the claim of a process that has ended is over at once."""
+CLAIM_SECONDS = 15.0
+"""How long a claim on a thread, an item of a job or an exchange lasts on a server unless it is extended, in seconds: then an
+owner on another machine counts as gone. On the same machine, the claim of a process that has ended is over at once."""
 
-CLAIM_RENEWAL_SECONDS = 15.0
-"""Interval at which a process extends its claims in the background, in seconds: three attempts may fail."""
+CLAIM_RENEWAL_SECONDS = 4.0
+"""Interval at which a process extends its claims on a server in the background, in seconds: two attempts may fail."""
+
+FILE_CLAIM_SECONDS, FILE_CLAIM_RENEWAL_SECONDS = 60.0, 15.0
+"""The same in a SQLite file: all its processes are on one machine, and an extension may wait `LOCK_TIMEOUT_SECONDS` for them."""
 
 CLAIM_STEP_SECONDS_MAX = 600.0
 """How long claims are extended during one step of their owner, in seconds: the openai SDK's own default timeout. An

@@ -106,7 +106,8 @@ def open(  # noqa: A001 - the name users know from files: threadledger.open()
             created or upgraded if needed.
         tools: functions that a model may call, by their names in the profile.
         observer: receives every run's start and end (`threadledger.domain.Observer`), in addition to the log.
-        read_only: whether to create and upgrade nothing, and to refuse every append.
+        read_only: whether to create and upgrade nothing, and to refuse every append. Without `url`, the replica of the
+            settings (`THREADLEDGER_READ_DB`) is read, if there is one.
         settings: any setting by its field name (`retries=1`, `backends=("chat",)`); wins over environment and `.env`.
 
     Raises:
@@ -115,7 +116,7 @@ def open(  # noqa: A001 - the name users know from files: threadledger.open()
     from threadledger.adapters import load_settings, open_ledger
 
     loaded = load_settings(db=fspath(url) if url is not None else None, **settings)
-    return open_ledger(loaded, tools=tools, observer=observer, read_only=read_only)
+    return open_ledger(loaded, tools=tools, observer=observer, read_only=read_only, replica=read_only)
 
 
 def record(client: "ClientT", ledger: "Ledger | None" = None, key: str | None = None) -> "ClientT":

@@ -47,12 +47,13 @@ def examined(
     for check, look in SETTINGS_CHECKS.items():
         yield from (_with_origin(checked, settings) for checked in _guarded(check, look, settings))
     try:
-        from .ledger import LEDGER_CHECKS, check_profile
+        from .ledger import LEDGER_CHECKS, check_profile, check_replica
 
         profile = settings.load_profile()
         with opened() as ledger:
             for check, examine in LEDGER_CHECKS.items():
                 yield from _guarded(check, examine, ledger)
+            yield from _guarded("replica", check_replica, ledger, settings)
             yield from _guarded("profile", check_profile, ledger, settings, profile)
     except Exception as error:  # noqa: BLE001 - a broken ledger must not hide the other findings
         yield Checked(_subject_of(error), error_sentence(error), _fix_for(error))

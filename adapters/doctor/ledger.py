@@ -270,6 +270,25 @@ def check_profile(ledger: Ledger, settings: Settings, profile: Profile) -> Itera
         yield Checked("profile", f"{profile.name}: every backend accepts it")
 
 
+def check_replica(ledger: Ledger, settings: Settings) -> Iterator[Checked]:
+    """Check that the replica of the settings can be read, is a copy of the ledger, and how far it is behind."""
+    if settings.replica is None:
+        return
+    from threadledger.domain.errors import ThreadledgerError
+
+    from ..documents import error_sentence
+    from ..sql import lag_of_replica
+
+    try:
+        settings.require_trust("replica")
+        lag = lag_of_replica(settings.replica, settings.db)
+    except ThreadledgerError as error:
+        mend = "correct THREADLEDGER_READ_DB or unset it; until then, the primary answers all readers"
+        yield Checked("replica", error_sentence(error), mend)
+        return
+    yield Checked("replica", f"{lag.url}: {lag}", "check its replication" if lag.is_noticeable else None)
+
+
 LEDGER_CHECKS: dict[str, Callable[[Ledger], Iterable[Checked]]] = {
     "database": check_database,
     "runs": check_runs,

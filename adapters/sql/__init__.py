@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from .deferral import TASK, Deferral, deferred
     from .factory import Factory
     from .notebooks import RememberedAssistants, SqlMirrorHeads
+    from .replica import journal_of_replica, lag_of_replica
     from .restoration import restore
     from .schema import SCHEMA_VERSION
     from .upgrading import upgrade
@@ -29,6 +30,8 @@ __all__ = [
     "back_up",
     "database_place",
     "deferred",
+    "journal_of_replica",
+    "lag_of_replica",
     "restore",
     "upgrade",
 ]
@@ -50,6 +53,7 @@ if not TYPE_CHECKING:
             "deferral": "TASK Deferral deferred",
             "factory": "Factory",
             "notebooks": "RememberedAssistants SqlMirrorHeads",
+            "replica": "journal_of_replica lag_of_replica",
             "restoration": "restore",
             "schema": "SCHEMA_VERSION",
             "upgrading": "upgrade",

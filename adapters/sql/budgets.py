@@ -54,8 +54,9 @@ _TABLES = (
 )
 _NAMES = ("budget_totals", "budget_runs", "budget_position")
 
-_LOCK = "LOCK TABLE mirror_heads IN EXCLUSIVE MODE"
-"""The lock of all notes that are written with an append: with two locks, two appends could wait for each other."""
+_LOCK = "LOCK TABLE budget_totals IN EXCLUSIVE MODE"
+"""The lock of what is counted with an append, after the rows of its conversations. The threads' states, whose rows an append
+may lock before or after it, are those of the same conversations: no other append waits for them with this lock."""
 
 _ADD = (
     "INSERT INTO budget_totals (scope, spent, reserved) VALUES (?, ?, ?) ON CONFLICT (scope) DO UPDATE SET "

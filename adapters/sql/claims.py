@@ -24,7 +24,12 @@ from typing import NamedTuple
 from threadledger.domain.errors import StoreError
 from threadledger.domain.ids import new_id, now, to_iso
 from threadledger.domain.journal import TakenItems
-from threadledger.domain.limits import CLAIM_RENEWAL_SECONDS, CLAIM_SECONDS
+from threadledger.domain.limits import (
+    CLAIM_RENEWAL_SECONDS,
+    CLAIM_SECONDS,
+    FILE_CLAIM_RENEWAL_SECONDS,
+    FILE_CLAIM_SECONDS,
+)
 
 from .connections import Transaction
 from .database import Database
@@ -61,9 +66,19 @@ def described(holder: str, until: str | None) -> str:
     return f"{who} until {(until or '')[:19]}Z"
 
 
-def lease(until: datetime) -> str:
-    """Return the time to store for a claim that is held until a moment at the latest."""
-    return to_iso(min(until, now() + timedelta(seconds=CLAIM_SECONDS)))
+def claim_seconds(database: Database) -> float:
+    """Return how long a claim lasts unless it is extended, in seconds."""
+    return FILE_CLAIM_SECONDS if database.kind.locks_when_writing else CLAIM_SECONDS
+
+
+def renewal_seconds(database: Database) -> float:
+    """Return the interval at which claims are extended, in seconds."""
+    return FILE_CLAIM_RENEWAL_SECONDS if database.kind.locks_when_writing else CLAIM_RENEWAL_SECONDS
+
+
+def lease(database: Database, until: datetime, at: datetime | None = None) -> str:
+    """Return the time to store for a claim that is held until a moment at the latest, and taken or extended now."""
+    return to_iso(min(until, (at or now()) + timedelta(seconds=claim_seconds(database))))
 
 
 class _Owner(NamedTuple):
@@ -143,11 +158,45 @@ def _is_running(pid: int, started: str) -> bool:
     return found is None or not started or (found.started == started and not found.has_ended)
 
 
-EXTEND_THREAD = "UPDATE mirror_heads SET held_until = ? WHERE stream = ? AND mirror = ? AND holder = ?"
-EXTEND_ITEMS = "UPDATE job_items SET held_until = ? WHERE job = ? AND holder = ?"
+CLAIMS_AT_ONCE = 100
+"""Maximum number of claims that one statement extends."""
 
-Claim = tuple[str, ...]
-"""Statement that extends a claim, or several of one owner, and its values after the new time."""
+
+class ClaimTable(NamedTuple):
+    """Describe a table of claims, with the columns `holder` and `held_until`."""
+
+    name: str
+    key: str
+    """Columns of its primary key."""
+    columns: tuple[str, ...]
+    """Columns whose values name a claim, or several of one owner."""
+
+    def having(self, claims: int) -> str:
+        """Return the condition for the rows of a number of claims."""
+        each = " AND ".join(f"{column} = ?" for column in self.columns)
+        return " OR ".join([f"({each})"] * claims)
+
+    def extension(self, database: Database, claims: int = 1) -> str:
+        """Return the statement that extends a number of claims; its values are the new time, and those of each claim.
+
+        On a server, it waits for nobody: a row that is locked is extended the next time. So it takes part in no deadlock, and
+        one transaction that does not end keeps no other claim from being extended.
+        """
+        update, rows = f"UPDATE {self.name} SET held_until = ? WHERE", self.having(claims)
+        if database.kind.locks_when_writing:
+            return f"{update} {rows}"
+        return f"{update} ({self.key}) IN (SELECT {self.key} FROM {self.name} WHERE {rows} FOR UPDATE SKIP LOCKED)"
+
+
+THREADS = ClaimTable("mirror_heads", "stream, mirror", ("stream", "mirror", "holder"))
+ITEMS = ClaimTable("job_items", "job, item", ("job", "holder"))
+
+
+class Claim(NamedTuple):
+    """Name a claim, or several of one owner, by the values of the columns of its table."""
+
+    table: ClaimTable
+    values: tuple[str, ...]
 
 
 class _KeptClaim(NamedTuple):
@@ -156,8 +205,8 @@ class _KeptClaim(NamedTuple):
     lacking: float | None = None
     """Time since which it is not found; None if it was."""
 
-    def is_wanted(self, moment: float) -> bool:
-        return self.end > moment and (self.lacking is None or self.lacking > moment - CLAIM_SECONDS)
+    def is_wanted(self, moment: float, seconds: float) -> bool:
+        return self.end > moment and (self.lacking is None or self.lacking > moment - seconds)
 
     def after(self, moment: float, *, was_found: bool) -> _KeptClaim:
         return self._replace(lacking=None if was_found else moment if self.lacking is None else self.lacking)
@@ -177,7 +226,7 @@ class Renewal:
 
     A thread runs while there are claims. Each claim is extended for the time that its owner has set at the latest:
     an owner that hangs loses it then. This time is measured by a clock that nobody sets. A claim that is not found for
-    `CLAIM_SECONDS` is not looked for any longer: the append that was to store it was rolled back, or somebody else has it.
+    `claim_seconds` is not looked for any longer: the append that was to store it was rolled back, or somebody else has it.
     """
 
     def __init__(self, database: Database) -> None:
@@ -193,7 +242,7 @@ class Renewal:
     def keep(self, claim: Claim, until: datetime) -> None:
         """Extend a claim from now on, until `until` at the latest.
 
-        Without a thread, because the system or an interpreter that is ending allows none, it lasts `CLAIM_SECONDS`.
+        Without a thread, because the system or an interpreter that is ending allows none, it lasts `claim_seconds`.
         """
         with self._lock:
             self._claims[claim] = _KeptClaim(time.monotonic() + (until - now()).total_seconds())
@@ -227,11 +276,12 @@ class Renewal:
 
     def extend(self) -> None:
         """Extend every claim once."""
-        moment = time.monotonic()
+        moment, at, seconds = time.monotonic(), now(), claim_seconds(self._database)
         with self._lock:
-            self._claims = {claim: kept for claim, kept in self._claims.items() if kept.is_wanted(moment)}
+            self._claims = {claim: kept for claim, kept in self._claims.items() if kept.is_wanted(moment, seconds)}
             claims = [
-                (claim, lease(now() + timedelta(seconds=kept.end - moment))) for claim, kept in self._claims.items()
+                (claim, lease(self._database, at + timedelta(seconds=kept.end - moment), at))
+                for claim, kept in self._claims.items()
             ]
             if not claims:
                 self._ended.set()
@@ -247,14 +297,24 @@ class Renewal:
 
     def _extended(self, claims: Sequence[tuple[Claim, str]], found: set[Claim], transaction: Transaction) -> None:
         """Extend the claims in a transaction, and note those that were found."""
+        alike: dict[tuple[ClaimTable, str], list[Claim]] = {}
         for claim, until in claims:
-            statement, *values = claim
-            if transaction.execute(statement, (until, *values)).rowcount > 0:
-                found.add(claim)
+            alike.setdefault((claim.table, until), []).append(claim)
+        for (table, until), some in alike.items():
+            for start in range(0, len(some), CLAIMS_AT_ONCE):
+                page = some[start : start + CLAIMS_AT_ONCE]
+                values = [value for claim in page for value in claim.values]
+                extended = transaction.execute(table.extension(self._database, len(page)), (until, *values)).rowcount
+                if extended and len(page) == 1:
+                    found.update(page)
+                    continue
+                query = f"SELECT DISTINCT {', '.join(table.columns)} FROM {table.name} WHERE {table.having(len(page))}"
+                stored = {tuple(row) for row in transaction.execute(query, values)}
+                found.update(claim for claim in page if claim.values in stored)
 
     def _run(self, ended: threading.Event) -> None:
         try:
-            while not ended.wait(CLAIM_RENEWAL_SECONDS):
+            while not ended.wait(renewal_seconds(self._database)):
                 try:
                     self.extend()
                 except StoreError as error:  # the next attempt comes before the claims end
@@ -269,6 +329,11 @@ class SqlJobClaims:
     def __init__(self, database: Database) -> None:
         self._database = database
 
+    @property
+    def _locked(self) -> str:
+        """Return the end of a query that locks the items it finds, always in the same order, so that nobody waits in a circle."""
+        return "" if self._database.kind.locks_when_writing else " ORDER BY item FOR UPDATE"
+
     def name(self) -> str:
         """Return a new holder name: machine, process id, and a unique id within the process."""
         return holder_of(new_id())
@@ -276,18 +341,22 @@ class SqlJobClaims:
     def take(self, job_id: str, items: Sequence[int], holder: str, until: datetime) -> TakenItems:
         if not items:
             return TakenItems()
-        places = ", ".join("?" * len(items))
-        query = f"SELECT item, ended, holder, held_until FROM job_items WHERE job = ? AND item IN ({places})"
+        wanted = sorted(set(items))
+        places = ", ".join("?" * len(wanted))
+        query = (
+            f"SELECT item, ended, holder, held_until FROM job_items WHERE job = ? AND item IN ({places}){self._locked}"
+        )
+        begun = "INSERT INTO job_items (job, item, ended) VALUES (?, ?, 0) ON CONFLICT (job, item) DO NOTHING"
         claim = (
             "INSERT INTO job_items (job, item, ended, holder, held_until) VALUES (?, ?, 0, ?, ?) "
             "ON CONFLICT (job, item) DO UPDATE SET holder = excluded.holder, held_until = excluded.held_until"
         )
 
         def work(transaction: Transaction) -> TakenItems:
-            if not self._database.kind.locks_when_writing:
-                transaction.execute("LOCK TABLE job_items IN EXCLUSIVE MODE")
+            if self._locked:  # a row that is not there cannot be locked
+                transaction.execute_many(begun, [(job_id, item) for item in wanted])
             moment = to_iso(now())
-            rows = transaction.execute(query, (job_id, *items)).fetchall()
+            rows = transaction.execute(query, (job_id, *wanted)).fetchall()
             ended = {item for item, has_ended, _, _ in rows if has_ended}
             others = {
                 item: (other, held_until)
@@ -296,35 +365,37 @@ class SqlJobClaims:
             }
             held = {item: other for item, (other, held_until) in others.items() if is_held(other, held_until, moment)}
             taken = [item for item in items if item not in ended and item not in held]
-            transaction.execute_many(claim, [(job_id, item, holder, lease(until)) for item in taken])
+            ends = lease(self._database, until)
+            transaction.execute_many(claim, [(job_id, item, holder, ends) for item in taken])
             return TakenItems(taken, others.keys() - held.keys(), held)
 
         found = self._database.write(work)
         if found.taken:
-            renewal_of(self._database).keep((EXTEND_ITEMS, job_id, holder), until)
+            renewal_of(self._database).keep(Claim(ITEMS, (job_id, holder)), until)
         return found
 
     def end(self, job_id: str, items: Sequence[int], holder: str) -> None:
         statement = (
             "UPDATE job_items SET ended = 1, holder = NULL, held_until = NULL WHERE job = ? AND item = ? AND holder = ?"
         )
-        ended = [(job_id, item, holder) for item in items]
+        ended = [(job_id, item, holder) for item in sorted(items)]
         if ended:
             self._database.write(lambda transaction: transaction.execute_many(statement, ended))
 
     def renew(self, job_id: str, holder: str, until: datetime) -> None:
-        self._database.execute(EXTEND_ITEMS, (lease(until), job_id, holder))
-        renewal_of(self._database).keep((EXTEND_ITEMS, job_id, holder), until)
+        self._database.execute(ITEMS.extension(self._database), (lease(self._database, until), job_id, holder))
+        renewal_of(self._database).keep(Claim(ITEMS, (job_id, holder)), until)
 
     def give_back(self, job_id: str, holder: str) -> None:
-        renewal_of(self._database).drop((EXTEND_ITEMS, job_id, holder))
-        statement = "UPDATE job_items SET holder = NULL, held_until = NULL WHERE job = ? AND holder = ?"
-        self._database.execute(statement, (job_id, holder))
+        renewal_of(self._database).drop(Claim(ITEMS, (job_id, holder)))
+        held = f"SELECT item FROM job_items WHERE job = ? AND holder = ?{self._locked}"
+        statement = f"UPDATE job_items SET holder = NULL, held_until = NULL WHERE job = ? AND item IN ({held})"
+        self._database.execute(statement, (job_id, job_id, holder))
 
     def reopen(self, job_id: str, items: Sequence[int]) -> None:
         statement = "UPDATE job_items SET ended = 0 WHERE job = ? AND item = ?"
         if items:
-            reopened = [(job_id, item) for item in items]
+            reopened = [(job_id, item) for item in sorted(items)]
             self._database.write(lambda transaction: transaction.execute_many(statement, reopened))
 
     def holders(self, job_id: str, first: int = 0) -> Mapping[str, str]:

@@ -39,6 +39,9 @@ _END = "SELECT position, leaf FROM events ORDER BY position DESC LIMIT 1"
 class Connections:
     """Manage the connections of one database. Threads may share an instance."""
 
+    is_replica = False
+    """Whether it is a copy of another database, to which nothing is written; see `Replica`."""
+
     def __init__(self, kind: Kind, shown_url: str, *, read_only: bool = False) -> None:
         self.kind = kind
         self.shown_url = shown_url

@@ -48,9 +48,14 @@ class KindUpkeep(ABC):
     def number_streams(self, transaction: Transaction) -> None:
         """Set the counters for positions and stream numbers after a copy inserted them explicitly."""
 
-    @abstractmethod
     def why_read_only(self) -> str | None:
         """Return why the database cannot be written; None if it can."""
+        reason = self._why_read_only()
+        return "it is a replica, which is only read" if reason is None and self._database.is_replica else reason
+
+    @abstractmethod
+    def _why_read_only(self) -> str | None:
+        """Return why nobody can write to the database."""
 
 
 class _SQLiteUpkeep(KindUpkeep):
@@ -80,7 +85,7 @@ class _SQLiteUpkeep(KindUpkeep):
     def number_streams(self, transaction: Transaction) -> None:
         """Do nothing: SQLite continues after the largest rowid."""
 
-    def why_read_only(self) -> str | None:
+    def _why_read_only(self) -> str | None:
         if self._kind.is_opened_to_read:
             return "its URL opens it for reading only"
         return why_read_only(self._kind.path)
@@ -127,7 +132,7 @@ class _PostgreSQLUpkeep(KindUpkeep):
             "SELECT setval(pg_get_serial_sequence('streams', 'stream'), (SELECT coalesce(max(stream), 1) FROM streams))"
         )
 
-    def why_read_only(self) -> str | None:
+    def _why_read_only(self) -> str | None:
         ((standby, replayed, read_only, permitted),) = self._database.query(_WRITABLE)
         if standby:
             until = f", which has replayed the commits up to {to_iso(replayed)}" if replayed else ""

@@ -38,7 +38,7 @@ class SqlMirrorHeads:
     def claim(
         self, stream: str, mirror: str, thread_id: str, holder: str, until: datetime, given_up: Collection[str] = ()
     ) -> MirrorHead | None:
-        from .claims import EXTEND_THREAD, holder_of, is_held, lease, renewal_of, unique_of
+        from .claims import THREADS, Claim, holder_of, is_held, lease, renewal_of, unique_of
 
         owner = holder_of(holder)
         query = (
@@ -58,12 +58,12 @@ class SqlMirrorHeads:
                 if known == thread_id:
                     noted = tuple(Doubt.from_json(doubt) for doubt in json.loads(doubts))
                     head = MirrorHead(thread_id, version, bool(settled), noted)
-            self._write(transaction, stream, mirror, replace(head, settled=False), owner, lease(until))
+            self._write(transaction, stream, mirror, replace(head, settled=False), owner, lease(self._database, until))
             return replace(head, left_by=left_by)
 
-        taken = self._database.write(lambda transaction: self._alone(transaction, take))
+        taken = self._database.write(lambda transaction: self._alone(transaction, stream, mirror, take))
         if taken is not None:
-            renewal_of(self._database).keep((EXTEND_THREAD, stream, mirror, owner), until)
+            renewal_of(self._database).keep(Claim(THREADS, (stream, mirror, owner)), until)
         return taken
 
     def holder(self, stream: str, mirror: str) -> str:
@@ -90,7 +90,7 @@ class SqlMirrorHeads:
             if row is None or row[0] in {None, owner}:
                 self._write(transaction, stream, mirror, head, None, None)
 
-        self._database.write(lambda transaction: self._alone(transaction, note))
+        self._database.write(lambda transaction: self._alone(transaction, stream, mirror, note))
 
     def begun(self, stream: str, mirror: str, thread_id: str) -> Also:
         head = MirrorHead(thread_id, 0, settled=True)
@@ -133,8 +133,6 @@ class SqlMirrorHeads:
         created = self._database.sql("DELETE FROM thread_creations WHERE thread_id = ?")
 
         def note(cursor: Any) -> None:
-            if not self._database.kind.locks_when_writing:
-                cursor.execute(_LOCK)
             cursor.execute(noted, _values(stream, mirror, head, None, None))
             cursor.execute(created, (head.thread_id,))
 
@@ -157,16 +155,21 @@ class SqlMirrorHeads:
 
     def _dropped(self, stream: str, mirror: str, holder: str) -> str:
         """Stop renewing a claim of this process and return its owner as stored."""
-        from .claims import EXTEND_THREAD, holder_of, renewal_of
+        from .claims import THREADS, Claim, holder_of, renewal_of
 
         owner = holder_of(holder)
-        renewal_of(self._database).drop((EXTEND_THREAD, stream, mirror, owner))
+        renewal_of(self._database).drop(Claim(THREADS, (stream, mirror, owner)))
         return owner
 
-    def _alone(self, transaction: Transaction, work: Callable[[Transaction], T]) -> T:
-        """Run `work` as the only writer of `mirror_heads`; lock the table if the database allows several writers."""
+    def _alone(self, transaction: Transaction, stream: str, mirror: str, work: Callable[[Transaction], T]) -> T:
+        """Run `work` as the only writer of a thread's state; lock its row if the database allows several writers.
+
+        It writes the row in any case, unless another process has it. The lock is a statement of its own, so that `work` sees
+        what was committed while this process waited.
+        """
         if not self._database.kind.locks_when_writing:
-            transaction.execute(_LOCK)
+            transaction.execute(_BEGIN, (stream, mirror))
+            transaction.execute(_LOCK, (stream, mirror))
         return work(transaction)
 
     def _write(
@@ -189,7 +192,12 @@ _NOTE = (
     "holder = excluded.holder, held_until = excluded.held_until, doubts = excluded.doubts"
 )
 _UNLESS_KNOWN_OR_HELD = " WHERE mirror_heads.holder IS NULL AND mirror_heads.thread_id <> excluded.thread_id"
-_LOCK = "LOCK TABLE mirror_heads IN EXCLUSIVE MODE"
+_BEGIN = (
+    "INSERT INTO mirror_heads (stream, mirror, thread_id, version, settled) VALUES (?, ?, '', 0, 0) "
+    "ON CONFLICT (stream, mirror) DO NOTHING"
+)
+"""Statement that stores a row to lock, of no thread, if there is none: a row that is not there cannot be locked."""
+_LOCK = "SELECT 1 FROM mirror_heads WHERE stream = ? AND mirror = ? FOR UPDATE"
 
 
 def _values(

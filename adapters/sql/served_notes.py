@@ -17,12 +17,12 @@ from threadledger.domain.journal.served_notes import (
     ClaimedExchange,
 )
 
-from .claims import holder_of, is_held, lease, renewal_of
+from .claims import Claim, ClaimTable, holder_of, is_held, lease, renewal_of
 from .connections import Transaction
 from .database import Database
 
-EXTEND_EXCHANGES = "UPDATE exchange_claims SET held_until = ? WHERE holder = ?"
-"""Statement that extends all claims of a process at once: an append that was rolled back leaves none to extend."""
+EXCHANGES = ClaimTable("exchange_claims", "stream, exchange", ("holder",))
+"""All claims of a process are extended as one: an append that was rolled back leaves none to extend."""
 
 GIVEN_UP = ""
 """End of a claim that was given up: it is before that of every other, whatever the clock of the process that reads it."""
@@ -155,15 +155,15 @@ class SqlServedNotes:
 
     def release_all(self) -> None:
         holder = self._holder
-        renewal_of(self._database).drop((EXTEND_EXCHANGES, holder))
+        renewal_of(self._database).drop(Claim(EXCHANGES, (holder,)))
         statement = "UPDATE exchange_claims SET holder = NULL, held_until = ? WHERE holder = ?"
         self._database.execute(statement, (GIVEN_UP, holder))
 
     def _renewed(self) -> str:
         """Have the claims of this process extended from now on, and return until when a new one lasts without that."""
         until = now() + timedelta(seconds=EXCHANGE_CLAIM_SECONDS_MAX)
-        renewal_of(self._database).keep((EXTEND_EXCHANGES, self._holder), until)
-        return lease(until)
+        renewal_of(self._database).keep(Claim(EXCHANGES, (self._holder,)), until)
+        return lease(self._database, until)
 
 
 def _in_turns(rows: Iterable[Sequence[Any]]) -> list[Sequence[Any]]:

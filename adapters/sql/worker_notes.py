@@ -18,12 +18,12 @@ from threadledger.domain.limits import (
     WORKERS_GONE_SECONDS,
 )
 
-from .claims import described, holder_of, is_held, lease, renewal_of
+from .claims import Claim, ClaimTable, described, holder_of, is_held, lease, renewal_of
 from .connections import Transaction
 from .database import Database
 
-EXTEND_DUTIES = "UPDATE duties SET held_until = ? WHERE holder = ?"
-"""Statement that extends all duties of a process at once."""
+DUTIES = ClaimTable("duties", "duty", ("holder",))
+"""All duties of a process are extended as one."""
 
 _FOUND = "SELECT holder, held_until, due_at, state FROM duties WHERE duty = ?"
 _TAKE_NEW = (
@@ -98,7 +98,7 @@ class SqlWorkerNotes:
             statement = "UPDATE duties SET holder = NULL, held_until = NULL WHERE holder = ? AND duty = ?"
             self._database.execute(statement, (holder, duty))
             return
-        renewal_of(self._database).drop((EXTEND_DUTIES, holder))
+        renewal_of(self._database).drop(Claim(DUTIES, (holder,)))
         self._database.execute("UPDATE duties SET holder = NULL, held_until = NULL WHERE holder = ?", (holder,))
 
     def duties(self) -> list[Duty]:
@@ -178,8 +178,8 @@ class SqlWorkerNotes:
     def _renewed(self) -> str:
         """Have the duties of this process extended from now on, and return until when a new one lasts without that."""
         until = now() + timedelta(days=36_500)  # until they are released: the process itself shows whether it is alive
-        renewal_of(self._database).keep((EXTEND_DUTIES, self._holder), until)
-        return lease(until)
+        renewal_of(self._database).keep(Claim(DUTIES, (self._holder,)), until)
+        return lease(self._database, until)
 
 
 def _duty(row: Sequence[Any]) -> Duty:

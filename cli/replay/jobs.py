@@ -23,7 +23,7 @@ RESULTS = ("run", "key", "backend", "thread_id", "messages", "sent", "state", "r
 @common
 def jobs(job: str | None) -> int:
     """List bulk jobs and their progress, newest first; with JOB, show the result of each of its items."""
-    with opened(reads=True) as ledger:
+    with opened(reads=True, primary=True) as ledger:
         if job is not None:
             results = ledger.replay.results(job)
             emit_many(for_people(results), RESULTS, empty="no item has finished yet")

@@ -87,7 +87,7 @@ def rebuild(
     if (to == "file") != (output is not None):
         raise click.UsageError("--to file and --output FILE require each other", click.get_current_context())
     check_detached(detach, apply, concurrency=concurrency > 1, rps=rps, output=output)
-    with opened(reads=not apply, sends=apply) as ledger:
+    with opened(reads=not apply, primary=True, sends=apply) as ledger:
         if output is not None:
             plan: Any = ledger.replay.plan_rebuild_file(output, named, at, limit, search)
         else:

@@ -108,7 +108,7 @@ def rerun(
     if not targets and not failed:
         raise click.UsageError("name runs or conversations, or pass --failed", click.get_current_context())
     check_detached(detach, apply, concurrency=concurrency > 1, rps=rps, max_cost=max_cost, profile=profile)
-    with opened(reads=not apply, sends=apply, profile=profile) as ledger:
+    with opened(reads=not apply, primary=True, sends=apply, profile=profile) as ledger:
         runs, keys = _runs_and_keys(ledger, targets)
         own = ledger.services.profile if profile is not None else None
         plan = ledger.replay.plan_rerun(runs or None, keys or None, failed, profile=own, **chosen)

@@ -153,9 +153,12 @@ def text_of(value: object) -> str:
     return type(value).__name__
 
 
-LOGGERS = tuple(f"threadledger{each}" for each in ("", ".runs", ".threads", ".views", ".memory", ".claims", ".server"))
-"""Logger names: general progress, one line for each run that ended, threads and views that lag behind, memory that stays
-too long, claims, and the server: one line for each request, fields that are ignored, errors."""
+LOGGERS = (
+    "threadledger",
+    *(f"threadledger.{each}" for each in ("runs", "threads", "views", "replica", "memory", "claims", "server")),
+)
+"""Logger names: general progress, one line for each run that ended, threads, views and replicas that lag behind, memory that
+stays too long, claims, and the server: one line for each request, fields that are ignored, errors."""
 
 TRACEBACK_CHARS_MAX = 20_000
 """Maximum length of a traceback in a log record, in characters."""

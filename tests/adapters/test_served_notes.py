@@ -15,16 +15,15 @@ import pytest
 from freezegun import freeze_time
 
 from threadledger.adapters.sql import Database, Factory
+from threadledger.adapters.sql.claims import claim_seconds, renewal_seconds
 from threadledger.adapters.sql.served_notes import SqlServedNotes
 from threadledger.domain.ids import new_id, now, to_iso
 from threadledger.domain.journal import Also, Journal
 from threadledger.domain.journal.served_notes import UNSENT_SECONDS_MAX, together
 from threadledger.domain.ledger import Ledger
-from threadledger.domain.limits import CLAIM_RENEWAL_SECONDS, CLAIM_SECONDS
 
 STREAM = "conversation:k"
 PLACE = (STREAM, "exchange-1")
-RENEWALS = int(CLAIM_SECONDS / CLAIM_RENEWAL_SECONDS)
 
 
 class Server:
@@ -36,6 +35,8 @@ class Server:
         self.journal = Journal(Factory(database=self.database))
         self.notes = self.journal.served_notes
         assert isinstance(self.notes, SqlServedNotes)
+        self.lease, self.interval = claim_seconds(self.database), renewal_seconds(self.database)
+        self.renewals = int(self.lease / self.interval)
 
     def append(self, *also: Also | None) -> None:
         """Append an event of a conversation, with notes in its transaction."""
@@ -102,10 +103,10 @@ def test_an_append_that_is_rolled_back_claims_and_notes_nothing_and_is_soon_forg
         with pytest.raises(Broken):
             one.append(one.notes.claim(*PLACE), one.notes.note("r-1", "f"), breaks)
         assert (one.rows(), one.rows("unsent_responses"), one.extends) == ([], [], True)
-        for _ in range(RENEWALS + 1):
+        for _ in range(one.renewals + 1):
             assert one.extends
             one.extend()
-            clock.tick(CLAIM_RENEWAL_SECONDS)
+            clock.tick(one.interval)
         one.extend()
         assert not one.extends
         one.claim()
@@ -124,8 +125,8 @@ def test_claims_that_are_not_found_while_the_database_is_away_are_extended_again
         one.claim()
         with monkeypatch.context() as patch:
             patch.setattr(one.database, "write", away)
-            for _ in range(RENEWALS * 3):
-                clock.tick(CLAIM_RENEWAL_SECONDS)
+            for _ in range(one.renewals * 3):
+                clock.tick(one.interval)
                 with pytest.raises(StoreUnavailable):
                     one.extend()
         one.extend()
@@ -135,12 +136,12 @@ def test_claims_that_are_not_found_while_the_database_is_away_are_extended_again
 def test_a_claim_is_extended_for_as_long_as_its_process_answers(one: Server, other: Server) -> None:
     with freeze_time("2026-11-29 12:00:00") as clock:
         one.claim()
-        for _ in range(RENEWALS * 5):
-            clock.tick(CLAIM_RENEWAL_SECONDS)
+        for _ in range(one.renewals * 5):
+            clock.tick(one.interval)
             one.extend()
             assert not other.notes.hold(*PLACE)
             assert other.notes.abandoned(10) == []
-        clock.tick(CLAIM_SECONDS)
+        clock.tick(one.lease)
         assert other.notes.abandoned(10) == [PLACE]
         assert other.notes.hold(*PLACE)
 
@@ -148,8 +149,8 @@ def test_a_claim_is_extended_for_as_long_as_its_process_answers(one: Server, oth
 def test_a_claim_that_was_taken_by_hold_is_extended_too(one: Server, other: Server) -> None:
     with freeze_time("2026-11-29 12:00:00") as clock:
         assert one.notes.hold(*PLACE)
-        for _ in range(RENEWALS + 1):
-            clock.tick(CLAIM_RENEWAL_SECONDS)
+        for _ in range(one.renewals + 1):
+            clock.tick(one.interval)
             one.extend()
         assert not other.notes.hold(*PLACE)
 
@@ -195,7 +196,7 @@ def test_a_process_on_another_machine_holds_until_its_time_is_over(one: Server) 
         assert one.notes.abandoned(10) == []
         assert not one.notes.hold(*PLACE)
         one.extend()
-        clock.tick(CLAIM_SECONDS)
+        clock.tick(one.lease)
         assert one.notes.abandoned(10) == [PLACE]
         assert one.notes.hold(*PLACE)
 
@@ -255,7 +256,7 @@ def test_an_exchange_that_has_ended_is_claimed_and_extended_no_longer(one: Serve
         one.claim("exchange-2")
         one.notes.settle(ended=[PLACE])
         one.extend()
-        clock.tick(CLAIM_SECONDS)
+        clock.tick(one.lease)
         assert other.notes.abandoned(10) == [(STREAM, "exchange-2")]
         other.notes.settle(ended=[(STREAM, "exchange-2")])
         assert one.rows() == []
@@ -266,7 +267,7 @@ def test_abandoned_exchanges_come_in_the_order_in_which_they_ended(one: Server, 
         for number in (2, 3, 1):
             one.claim(f"exchange-{number}")
             clock.tick(1)
-        clock.tick(CLAIM_SECONDS)
+        clock.tick(one.lease)
         found = other.notes.abandoned(10)
         assert [exchange for _, exchange in found] == ["exchange-2", "exchange-3", "exchange-1"]
         assert other.notes.abandoned(2) == found[:2]

@@ -113,6 +113,16 @@ CASES: dict[str, Case] = {
         {"SECRET": PLANTED}, POSTGRES + "me:${SECRET}@host.invalid/x\n", "", {}, {"THREADLEDGER_DB"},
     ),
     "a database server of an option": ({"PGPASSWORD": PLANTED}, "", "", {"db": "postgresql+psycopg://host.invalid/x"}, set()),
+    "a replica on a server, and a password of the environment": (
+        {"PGPASSWORD": PLANTED}, "THREADLEDGER_READ_DB=postgresql+psycopg://me@host.invalid/x\n", "", {},
+        {"THREADLEDGER_READ_DB"},
+    ),
+    "a replica on a server with its own password": (
+        {"PGPASSWORD": PLANTED}, "THREADLEDGER_READ_DB=postgresql+psycopg://me:own@host.invalid/x\n", "", {}, set(),
+    ),
+    "a replica that the environment names": (
+        {"PGPASSWORD": PLANTED, "THREADLEDGER_READ_DB": "postgresql+psycopg://me@host.invalid/x"}, "", "", {}, set(),
+    ),
     "tools of the folder": ({}, "THREADLEDGER_TOOLS=my_code.py", "", {}, {"THREADLEDGER_TOOLS"}),
     "an installed module that the folder chooses": ({}, "THREADLEDGER_TOOLS=os", "", {}, {"THREADLEDGER_TOOLS"}),
     "tools of the environment by a relative path": ({"THREADLEDGER_TOOLS": "my_code.py"}, "", "", {}, {"THREADLEDGER_TOOLS"}),

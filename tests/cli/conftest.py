@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,8 +28,13 @@ class Done:
 
 
 @pytest.fixture
-def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Done]:
-    """`command("ask", "k", "text", "-o", "json", stdin=b"...")`."""
+def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Done]]:
+    """`command("ask", "k", "text", "-o", "json", stdin=b"...")`.
+
+    Afterwards, the logger is as before: a command with -v would let later tests in the same process log more.
+    """
+    logger = logging.getLogger("threadledger")
+    level, handlers = logger.level, list(logger.handlers)
 
     def call(*arguments: str, stdin: bytes = b"") -> Done:
         from threadledger.cli import main
@@ -40,7 +46,9 @@ def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
         assert "Traceback" not in told.err
         return Done(code, told.out, told.err)
 
-    return call
+    yield call
+    logger.setLevel(level)
+    logger.handlers[:] = handlers
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, cast
 
 from threadledger.domain import limits
 from threadledger.domain.conversation import CONVERSATION, events, key_of
@@ -27,6 +27,9 @@ from ..database import Database
 from ..kind_upkeep import upkeep_of
 from ..recorder import Recorder, rows_of
 from .transaction import ViewTransaction
+
+if TYPE_CHECKING:
+    from ..replica import Replica
 
 logger = logging.getLogger("threadledger")
 stale = logging.getLogger("threadledger.views")
@@ -104,6 +107,9 @@ class Projection:
             live = _live(places)
             if live is not None and live.position >= target.position:
                 return live.generation
+            if not writable and self._is_left(live):
+                before = None
+                continue
             writable = writable or self._can_be_written(live, target.position)
             if live is not None and not writable:
                 return live.generation
@@ -111,6 +117,12 @@ class Projection:
                 logger.warning("rebuilding the view %s: the log no longer has its last event", self.view.name)
             size = self._step(live or _unfinished(places), target, size, self._written)
             before = places
+
+    def _is_left(self, live: Generation | None) -> bool:
+        """Return whether another database answers from now on, because this one is a replica whose view lacks too much."""
+        if not self._database.is_replica:
+            return False
+        return cast("Replica", self._database).leave_for_view(self.view.name, live.position if live else None)
 
     def _can_be_written(self, live: Generation | None, target: int) -> bool:
         reason = upkeep_of(self._database).why_read_only()
@@ -121,7 +133,7 @@ class Projection:
                 f"the view {self.view.name} was never built, and cannot be built here because {reason}: run "
                 "threadledger db rebuild-views where the database can be written, then try again"
             )
-        if (self.view.name, live.position) not in self._database.stale_views:
+        if (self.view.name, live.position) not in self._database.stale_views:  # a replica has reported it by itself
             self._database.stale_views.add((self.view.name, live.position))
             behind = target - live.position
             events = f"{behind:,} event{'' if behind == 1 else 's'}"

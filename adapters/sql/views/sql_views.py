@@ -359,12 +359,15 @@ class SqlViews:
 
         is_rebuilt = False
         while True:
+            is_replica = self._database.is_replica
             try:
                 generations = [projection.caught_up() for projection in projections]
             except NotBuilt:
                 if self._database.kind.name != "sqlite":
                     raise
                 return self._aside._read(work, *views)
+            if is_replica and not self._database.is_replica:
+                continue  # the primary answers now: the views that were caught up before are the replica's
             try:
                 return read(*generations)
             except (StoreError, *UNREADABLE) as error:
