@@ -284,7 +284,7 @@ class Transaction:
     def execute_many(self, statement: str, rows: Sequence[Sequence[Any]]) -> None:
         """Execute one statement for each of the rows of values."""
         if rows:
-            self.driver_connection.cursor().executemany(self._database.sql(statement), rows)
+            self._database.kind.execute_many(self.driver_connection.cursor(), self._database.sql(statement), rows)
 
     def pages(self, query: str, size: int, values: Sequence[Any] = ()) -> Iterator[list[Any]]:
         """Yield the rows of a query in lists of up to `size`, without keeping all of them in memory."""
@@ -437,6 +437,10 @@ class Kind(ABC):
     def streaming_cursor(self, connection: Any) -> Cursor:
         """Return a cursor that does not read all rows of its query at once."""
         return connection.cursor()
+
+    def execute_many(self, cursor: Cursor, statement: str, rows: Sequence[Sequence[Any]]) -> None:
+        """Execute a statement of the driver for each of the rows of values."""
+        cursor.executemany(statement, rows)
 
     @abstractmethod
     def prepare_file(self, cursor: Cursor) -> None:

@@ -10,7 +10,7 @@ from functools import cache
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
-from psycopg import Connection, DataError, OperationalError, errors, pq, waiting
+from psycopg import ClientCursor, Connection, DataError, OperationalError, errors, pq, waiting
 
 from threadledger.domain.journal import StoredRow
 
@@ -18,6 +18,9 @@ from .connections import ConnectionLost, Move, leaf_prefix
 
 SHORT_ROWS_MAX = 4
 """Maximum number of events in a short append; an exchange has four. Each number is a statement of its own."""
+
+TOGETHER_MAX = 200
+"""Maximum number of statements in one message."""
 
 _NOT_PREPARED = b"26000"
 """SQLSTATE of a statement that is not prepared on this connection."""
@@ -190,3 +193,16 @@ def _results(pgconn: pq.abc.PGconn, count: int) -> _Waiting:
         elif last is None or last.status == pq.ExecStatus.COMMAND_OK:  # prepared; an error there is what counts
             last = result
     return results
+
+
+def execute_together(cursor: Any, statement: str, rows: Sequence[Sequence[Any]]) -> None:
+    """Execute a statement for each of the rows, many of them in one message.
+
+    The driver's own way is a pipeline, which ends with a message that asks the server to send what it has. The server takes that
+    as a sign of life, and no longer limits how long the transaction may be idle (PostgreSQL 18): a process that is cut from the
+    network would keep its locks.
+    """
+    client = ClientCursor(cursor.connection)
+    for start in range(0, len(rows), TOGETHER_MAX):
+        texts = [client.mogrify(statement, row) for row in rows[start : start + TOGETHER_MAX]]
+        cursor.execute("; ".join(texts), prepare=False)

@@ -6,6 +6,7 @@ The extra `postgres` installs the driver psycopg, which SQLAlchemy loads.
 from __future__ import annotations
 
 import importlib.util
+import logging
 from collections.abc import Callable, Sequence
 from functools import cache
 from types import MappingProxyType
@@ -41,6 +42,12 @@ CONNECT_TIMEOUT_SECONDS = 5
 
 SILENCE_SECONDS = 20
 """Time after which a server whose machine or network no longer answers counts as lost, in seconds."""
+
+WRITE_IDLE_SECONDS_MAX = 10.0
+"""Time after which the server ends a transaction that writes and whose process sends nothing, in seconds. One that is cut from
+the network would hold its locks, maybe that of the log's head, until the server's system notices: by default for hours."""
+
+logging.getLogger("sqlalchemy.pool").addHandler(logging.NullHandler())  # a lost connection is reported in one sentence
 
 _PATIENCE = {
     "connect_timeout": str(CONNECT_TIMEOUT_SECONDS),
@@ -198,7 +205,7 @@ class PostgreSQL(Kind):
     place_in = "strpos"
     reading = MappingProxyType({"binary": True})  # as texts, bytes have twice their size
     begin_read = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
-    begin_write = "BEGIN"
+    begin_write = f"BEGIN; SET LOCAL idle_in_transaction_session_timeout = {WRITE_IDLE_SECONDS_MAX * 1000:.0f}"
     locks_when_writing = False
     in_byte_order = ' COLLATE "C"'
     lock_heads = " ORDER BY stream FOR UPDATE"
@@ -258,6 +265,11 @@ class PostgreSQL(Kind):
         """Return the parameters with which the driver connects, for a pool of another library."""
         _, parameters = self._url.get_dialect()().create_connect_args(self._url)
         return {**parameters, **self._hosts}
+
+    def execute_many(self, cursor: Cursor, statement: str, rows: Sequence[Sequence[Any]]) -> None:
+        from .pipeline import execute_together
+
+        execute_together(cursor, statement, rows)
 
     def streaming_cursor(self, connection: Any) -> Cursor:
         return connection.cursor(name="threadledger")

@@ -50,6 +50,9 @@ RESTART_SECONDS = 1.0
 REAP_SECONDS_MAX = 10.0
 """Maximum time of one look for items of ended workers, in seconds."""
 
+IDLE_SECONDS_MAX = 10.0
+"""Time after which the server ends a transaction of the engine whose process sends nothing, in seconds."""
+
 CONNECTIONS_MAX = 4
 """Maximum number of connections of one worker process for the engine."""
 
@@ -139,6 +142,7 @@ class ProcrastinateEngine:
         )
         app = procrastinate.App(connector=connector)
         app.task(name=TASK, pass_context=False)(self._do)
+        asyncio.get_running_loop().set_exception_handler(_log_quietly)
         async with app.open_async():
             self._loop, self._app = asyncio.get_running_loop(), app
             try:
@@ -193,8 +197,14 @@ class ProcrastinateEngine:
         return len(stalled)
 
 
+def _log_quietly(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Log what no one waits for: the end of an item that could not be noted, which is found and done again."""
+    logger.debug("the engine of workers: %s", redact(str(context.get("exception") or context.get("message"))))
+
+
 async def _configure(schema: str, connection: Any) -> None:
     """Prepare a connection: the engine's own tables, and no wait for the disk, because its rows are only hints."""
     await connection.execute(f"SET search_path TO {schema}")
     await connection.execute("SET synchronous_commit TO off")
+    await connection.execute(f"SET idle_in_transaction_session_timeout TO '{IDLE_SECONDS_MAX:.0f}s'")
     await connection.commit()

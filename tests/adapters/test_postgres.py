@@ -2,7 +2,9 @@
 
 import signal
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from threading import Event
+from typing import Any
 
 import pytest
 from eventsourcing.persistence import StoredEvent
@@ -192,3 +194,29 @@ def test_a_follower_goes_on_after_a_restart_of_the_server_and_misses_nothing(own
         for index in range(20):
             writer.conversation("k").append("user", str(index))
         assert following.result(timeout=60) == list(range(1, 42))
+
+
+@pytest.mark.parametrize("rows", [0, 1, 3])
+def test_a_transaction_whose_process_falls_silent_is_ended_and_its_locks_are_free(postgres_url: str, rows: int) -> None:
+    """A process that is cut from the network sends nothing any more; the server does not know."""
+    with closing(Database(postgres_url)) as database, closing(Database(postgres_url)) as other:
+        database.execute("CREATE TABLE held (a int)")
+        database.kind.begin_write = "BEGIN; SET LOCAL idle_in_transaction_session_timeout = 700"
+        backends: list[int] = []
+
+        def write(transaction: Any) -> None:
+            transaction.execute_many("INSERT INTO held VALUES (?)", [(row,) for row in range(rows)])
+            first = not backends
+            backends.append(transaction.execute("SELECT pg_backend_pid()").fetchone()[0] if not rows else backend())
+            while first and other.query("SELECT 1 FROM pg_stat_activity WHERE pid = ?", (backends[0],)):
+                pass
+
+        def backend() -> int:
+            query = "SELECT pid FROM pg_stat_activity WHERE state = 'idle in transaction' AND query LIKE '%INTO held%'"
+            while not (found := other.query(query)):
+                pass
+            return int(found[0][0])
+
+        database.write(write)  # it is repeated on a new connection
+        assert len(backends) == 2 and backends[0] != backends[1]
+        assert other.query("SELECT count(*) FROM held") == [(rows,)]

@@ -32,6 +32,7 @@ QUICK = {
         "CLAIM_RENEWAL_SECONDS": 0.5,
         "SILENCE_SECONDS": 1.5,
         "RESTART_SECONDS": 0.1,
+        "IDLE_SECONDS_MAX": 2.0,
     },
     "threadledger.adapters.workers.work": {"STORE_PAUSE_SECONDS": 0.2, "CLAIM_SECONDS": 1.0, "SLICE_SECONDS": 1.0},
     "threadledger.adapters.sql.claims": {"CLAIM_SECONDS": 2.0, "CLAIM_RENEWAL_SECONDS": 0.5},
@@ -94,6 +95,10 @@ def run(arguments: Sequence[str], environment: Mapping[str, str], *, quick: bool
             found = import_module(module)
             assert hasattr(found, name), (module, name)
             setattr(found, name, value)
+    if quick:
+        postgres = import_module("threadledger.adapters.sql.postgres").PostgreSQL
+        assert "idle_in_transaction_session_timeout" in postgres.begin_write
+        postgres.begin_write = "BEGIN; SET LOCAL idle_in_transaction_session_timeout = 2000"
     from threadledger.cli import main
 
     return main(arguments)

@@ -121,7 +121,7 @@ class ViewTransaction:
         """Execute a statement once for each row of values."""
         if rows:
             with self._cursor() as cursor:
-                cursor.executemany(self._database.sql(statement), rows)
+                self._database.kind.execute_many(cursor, self._database.sql(statement), rows)
 
     def tables(self, prefix: str) -> list[str]:
         """Return the names of the tables that begin with a prefix, sorted."""
