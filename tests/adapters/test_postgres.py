@@ -212,7 +212,7 @@ def test_a_transaction_whose_process_falls_silent_is_ended_and_its_locks_are_fre
                 pass
 
         def backend() -> int:
-            query = "SELECT pid FROM pg_stat_activity WHERE state = 'idle in transaction' AND query LIKE '%INTO held%'"
+            query = "SELECT pid FROM pg_stat_activity WHERE state = 'idle in transaction' AND strpos(query, 'INTO held') > 0"
             while not (found := other.query(query)):
                 pass
             return int(found[0][0])
