@@ -16,6 +16,7 @@ from threadledger.adapters.sql.pipeline import SHORT_ROWS_MAX, Pipeline
 from threadledger.adapters.sql.recorder import Recorder
 from threadledger.domain.errors import StoreUnavailable
 
+from .postgres_pair import wait_for
 from .writing import assert_sound, query
 
 HOWS = pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGQUIT], ids=["stopped", "crashed"])
@@ -208,14 +209,13 @@ def test_a_transaction_whose_process_falls_silent_is_ended_and_its_locks_are_fre
             transaction.execute_many("INSERT INTO held VALUES (?)", [(row,) for row in range(rows)])
             first = not backends
             backends.append(transaction.execute("SELECT pg_backend_pid()").fetchone()[0] if not rows else backend())
-            while first and other.query("SELECT 1 FROM pg_stat_activity WHERE pid = ?", (backends[0],)):
-                pass
+            if first:
+                wait_for(lambda: not other.query("SELECT 1 FROM pg_stat_activity WHERE pid = ?", (backends[0],)))
 
         def backend() -> int:
             query = "SELECT pid FROM pg_stat_activity WHERE state = 'idle in transaction' AND strpos(query, 'INTO held') > 0"
-            while not (found := other.query(query)):
-                pass
-            return int(found[0][0])
+            wait_for(lambda: bool(other.query(query)))
+            return int(other.query(query)[0][0])
 
         database.write(write)  # it is repeated on a new connection
         assert len(backends) == 2 and backends[0] != backends[1]
