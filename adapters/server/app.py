@@ -31,6 +31,7 @@ from threadledger.domain.errors import ThreadledgerError
 from threadledger.domain.failures import redact
 from threadledger.domain.journal.blobs import BLOB_BYTES_MAX
 
+from ..daemon_threads import DaemonThreads
 from ..wire import (
     Address,
     ApiError,
@@ -49,7 +50,6 @@ from ..wire.routes import ROUTES
 from ..wire.validation import unknown_fields_noted
 from .access import Access, Slots, require_write
 from .calls import Handler, Served, ServedCall, ServedFile
-from .daemon_threads import DaemonThreads
 from .limits import (
     JSON_DEPTH_MAX,
     JSON_VALUES_MAX,

@@ -24,8 +24,8 @@ from threadledger.domain.exchange.served import continued, expired
 from threadledger.domain.exchange.served_responses import SURFACE, outlives_its_process, stopped
 from threadledger.domain.failures import Failure, redact
 
+from ..daemon_threads import DaemonThreads
 from .calls import STORED_PREFIX, idempotency_key_of
-from .daemon_threads import DaemonThreads
 from .exchange_slots import ExchangeSlots
 from .limits import ServerLimits
 from .live_runs import LiveRun

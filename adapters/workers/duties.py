@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -78,9 +80,11 @@ class Duties:
     def stop(self, seconds: float) -> None:
         """End after the steps in progress, or after some seconds, and give the duties up."""
         self._stopping.set()
+        until = time.monotonic() + seconds
         for thread in self._threads:
-            thread.join(seconds)
-        self._notes.release()
+            thread.join(max(until - time.monotonic(), 0))
+        with suppress(StoreError):  # they end with this process
+            self._notes.release()
 
     def _run(self, step: DutyStep) -> None:
         failures, pause = 0, 0.0

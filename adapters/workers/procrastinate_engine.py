@@ -13,7 +13,6 @@ import asyncio
 import logging
 import threading
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from importlib.metadata import version
@@ -27,6 +26,7 @@ from threadledger.domain.errors import StoreUnavailable
 from threadledger.domain.failures import redact
 from threadledger.domain.limits import CLAIM_RENEWAL_SECONDS
 
+from ..daemon_threads import DaemonThreads
 from ..sql import TASK, Deferral, deferred
 from .engine import LANES, WAITING_MAX, Perform, WorkItem, performed
 
@@ -79,7 +79,7 @@ class ProcrastinateEngine:
         self._workers: set[asyncio.Task[None]] = set()
         self._cancelled: set[asyncio.Task[None]] = set()
         self._is_stopping = threading.Event()
-        self._pool = ThreadPoolExecutor(concurrency * len(set(LANES.values())), "threadledger-work")
+        self._threads = DaemonThreads(concurrency * len(set(LANES.values())), "threadledger-work")
         self._thread = threading.Thread(target=self._run, name="threadledger-engine", daemon=True)
 
     def start(self) -> None:
@@ -93,7 +93,7 @@ class ProcrastinateEngine:
             with suppress(RuntimeError):  # it has ended
                 loop.call_soon_threadsafe(self._cancel)
         self._thread.join(seconds)
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._threads.stop()
 
     def defer(self, items: Iterable[WorkItem]) -> None:
         self._deferral.defer(
@@ -176,7 +176,7 @@ class ProcrastinateEngine:
 
     async def _do(self, kind: str, subject: str, share: str = "") -> None:
         """Do an item in a thread; one that is to be done again later becomes another row."""
-        await asyncio.get_running_loop().run_in_executor(self._pool, self._done, WorkItem(kind, subject, share))
+        await self._threads.call(partial(self._done, WorkItem(kind, subject, share)))
 
     def _done(self, item: WorkItem) -> None:
         again = item if self._is_stopping.is_set() else performed(self._perform, item)

@@ -66,11 +66,10 @@ class Done:
 class LedgerWork:
     """Do items for one ledger. Its methods may be called from any thread."""
 
-    def __init__(self, ledger: Ledger, is_stopping: threading.Event, most: int) -> None:
+    def __init__(self, ledger: Ledger, is_stopping: threading.Event) -> None:
         self._ledger = ledger
         self._journal = ledger.journal
         self._is_stopping = is_stopping
-        self._most = most
         self.engine: Engine | None = None
         """Takes further items; set before the first one is done."""
         self.done: dict[tuple[str, str], int] = {}

@@ -88,7 +88,7 @@ class Worker:
         self._options = options
         self._stopping = threading.Event()
         self._started_at = now()
-        self.work = LedgerWork(ledger, self._stopping, options.concurrency)
+        self.work = LedgerWork(ledger, self._stopping)
         self.engine = self.work.engine = make_engine(self.work.perform, options.concurrency)
         self._followed = Followed(ledger, self.work, self.engine, by_worker=by_worker)
         limits = ServerLimits(exchanges=options.concurrency, exchanges_per_key=options.concurrency)
@@ -125,6 +125,7 @@ class Worker:
             self._seen.start()
             self.on_start(self)
         except BaseException:
+            self._runner.stop()
             self._status.stop()
             raise
 
@@ -132,7 +133,7 @@ class Worker:
         """End the work: start nothing new, let items in progress end for some seconds, and break off the rest."""
         self._stopping.set()
         self._duties.stop(LEAVE_SECONDS)
-        stopping = threading.Thread(target=self._runner.stop, daemon=True)  # both take their time together
+        stopping = threading.Thread(target=_stopped, args=(self._runner,), daemon=True)  # both take their time together
         stopping.start()
         self.engine.stop(STOP_SECONDS - LEAVE_SECONDS * 3)
         self.work.interrupt()
@@ -218,6 +219,11 @@ class Worker:
                 self.work.notes.seen({**self._facts(), **self.engine.counts()})
             except StoreError as error:  # it is tried again
                 logger.debug("the worker could not be noted as alive: %s", redact(str(error)))
+
+
+def _stopped(runner: Runner) -> None:
+    with suppress(StoreError):  # its claims end without it
+        runner.stop()
 
 
 @contextmanager
