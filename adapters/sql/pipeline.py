@@ -202,7 +202,7 @@ def execute_together(cursor: Any, statement: str, rows: Sequence[Sequence[Any]])
     as a sign of life, and no longer limits how long the transaction may be idle (PostgreSQL 18): a process that is cut from the
     network would keep its locks.
     """
-    client = ClientCursor(cursor.connection)
+    client: Any = ClientCursor(cursor.connection)
     for start in range(0, len(rows), TOGETHER_MAX):
         texts = [client.mogrify(statement, row) for row in rows[start : start + TOGETHER_MAX]]
         cursor.execute("; ".join(texts), prepare=False)
