@@ -45,6 +45,9 @@ FOLLOW_GRACE_SECONDS = 10.0
 FOLLOW_EVENTS_MAX = 2_000
 """Maximum number of events that are followed in one step."""
 
+FAILING_MAX = 1_000
+"""Maximum number of failed items among which failing jobs are looked for."""
+
 RETRIES_AT_ONCE = 500
 """Maximum number of failed items that are tried again in one step."""
 
@@ -154,8 +157,9 @@ class Followed:
         if not self._has_swept:
             self._engine.defer([WorkItem("sweep", "all")])
             self._has_swept = True
+        failing = self._failing_jobs() if jobs else set()
         places = self._work.places() if jobs else 0
-        for job_id in [*jobs]:
+        for job_id in jobs.keys() - failing:
             if not self._defer_job(job_id, places):
                 del jobs[job_id]
         found = {"cursor": cursor, "jobs_cursor": jobs_cursor, "jobs": [*jobs]}
@@ -232,6 +236,10 @@ class Followed:
                 logger.info("job %s: %d failed items are tried again", each.subject[-8:], reopened)
                 self._engine.defer([_place(each.subject, number) for number in range(max(self._work.places(), 1))])
                 jobs[each.subject] = None
+
+    def _failing_jobs(self) -> set[str]:
+        """Return the jobs that are tried again later, or parked: nothing is queued for them until then."""
+        return {each.subject for each in self._work.notes.failed(FAILING_MAX) if _is_whole_job(each)}
 
     def _defer_job(self, job_id: str, places: int) -> bool:
         """Have all workers work on a job; return whether there is something left to do."""

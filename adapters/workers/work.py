@@ -176,7 +176,9 @@ class LedgerWork:
         services = self._ledger.services
         outbox = services.outbox
         if outbox is None or not outbox.has_mirrors:
-            return Done("no threads can be reached")
+            if services.mirrored_to == "none":
+                return Done("no threads are written")
+            raise WorkFailed("this worker can reach no threads: give it the key of the provider")
         try:
             before = self._journal.require(key).version
             unsent = self._performed(outbox.send_missing(self._journal, key))
@@ -222,6 +224,12 @@ class LedgerWork:
             self._performed(effects, partial(self._log_ended, job_id))
         except (NotFound, Conflict) as error:  # it was cancelled, or lost with a rewound log
             return Done(str(error))
+        except StoreError:
+            raise
+        except ThreadledgerError as error:  # no worker with these settings can do it
+            if number == "0":
+                self.notes.fail("job", job_id, str(error), most=WORK_ATTEMPTS_MAX)
+            return Done(f"it cannot be done here: {error}")
         job = plan.job
         if job is None or is_over:
             return Done("another job has its turn", now())

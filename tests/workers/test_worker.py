@@ -221,6 +221,32 @@ def test_failed_reruns_of_a_job_are_not_paid_for_again(
     assert len(simulator.requests) == called + 1
 
 
+def test_a_job_that_a_worker_cannot_do_is_tried_again_and_done_by_one_that_can(
+    opened: Open, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("threadledger.adapters.sql.worker_notes.WORK_RETRY_FIRST_SECONDS", 0.01)
+    ledger = opened(mirror_by="app", threads="none")
+    ledger.conversation("k").append("user", "Hello.")
+    job = opened(mirror_by="app").replay.plan_rebuild(["k"], to="conversations").detach()
+    assert job is not None
+    lacking = start(threads="none", openai_api_key=None)
+    wait_until(lambda: bool(lacking.work.notes.failed(10)))
+    (failed,) = lacking.work.notes.failed(10)
+    assert (failed.kind, failed.subject) == ("job", job.job_id) and "OPENAI_API_KEY" in failed.reason
+    lacking.stop()
+    start(threads="none")
+    wait_until(lambda: ledger.replay.job(job.job_id).done == 1)
+
+
+def test_a_worker_without_a_key_leaves_threads_to_others(opened: Open, start: Start) -> None:
+    ledger = opened()
+    ledger.conversation("k").append("user", "Hello.")
+    lacking = start(openai_api_key=None)
+    lacking.engine.defer([duties.WorkItem("mirror", "k")])
+    wait_until(lambda: bool(lacking.work.notes.failed(10)))
+    assert "the key of the provider" in lacking.work.notes.failed(10)[0].reason
+
+
 def test_a_background_exchange_that_no_process_runs_is_answered(opened: Open, start: Start) -> None:
     ledger = opened(backends=("chat",))
     journal = ledger.journal
