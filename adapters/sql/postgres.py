@@ -47,7 +47,8 @@ WRITE_IDLE_SECONDS_MAX = 10.0
 """Time after which the server ends a transaction that writes and whose process sends nothing, in seconds. One that is cut from
 the network would hold its locks, maybe that of the log's head, until the server's system notices: by default for hours."""
 
-logging.getLogger("sqlalchemy.pool").addHandler(logging.NullHandler())  # a lost connection is reported in one sentence
+POOL_LOGGER = "sqlalchemy.pool"
+logging.getLogger(POOL_LOGGER).addHandler(logging.NullHandler())  # a lost connection is reported in one sentence
 
 _PATIENCE = {
     "connect_timeout": str(CONNECT_TIMEOUT_SECONDS),

@@ -43,6 +43,9 @@ STORE_PAUSE_SECONDS = 5.0
 CHANGED_PAUSE_SECONDS = 1.0
 """Pause before a conversation is looked at again that was changed while its threads were written, in seconds."""
 
+DOUBT_LOOK_SECONDS = 60.0
+"""Interval at which a thread is read to which an unconfirmed write may still arrive, in seconds; ten minutes later it cannot."""
+
 SWEEP_CONVERSATIONS = 200
 """Number of conversations whose threads are compared with the journal at a time, by what is noted of them."""
 
@@ -102,7 +105,7 @@ class LedgerWork:
             return now()  # another worker does it
         except StoreError as error:
             self._log(item, began, "later", f"the ledger cannot be used: {error}")
-            return now() + timedelta(seconds=STORE_PAUSE_SECONDS)
+            return _later(STORE_PAUSE_SECONDS)
         except Exception as error:  # noqa: BLE001 - it is noted, and tried again
             return self._failed(item, began, error)
         self._log(item, began, "done" if outcome.again_at is None else "later", outcome.what)
@@ -138,7 +141,7 @@ class LedgerWork:
         try:
             noted = self.notes.fail(item.kind, item.subject, str(error) or repr(error), most=WORK_ATTEMPTS_MAX)
         except StoreError:
-            return now() + timedelta(seconds=STORE_PAUSE_SECONDS)
+            return _later(STORE_PAUSE_SECONDS)
         then = "it is parked" if noted.next_at is None else f"attempt {noted.attempts}, tried again"
         self._log(item, began, "failed", f"{error}; {then}")
         return None
@@ -191,13 +194,15 @@ class LedgerWork:
             return Done(unsent[0].reason, max(each.until for each in unsent))
         lags = lags_among(self._journal, services, [key])
         if lags.held_keys:
-            return Done("another process writes to its thread", now() + timedelta(seconds=CLAIM_SECONDS))
+            return Done("another process writes to its thread", _later(CLAIM_SECONDS))
         behind = [each for each in lags.threads if each.state in BEHIND]
+        if not behind and lags.doubtful_keys:  # its copy is deleted when it is found
+            return Done("up to date; an unconfirmed write may still arrive", _later(DOUBT_LOOK_SECONDS))
         if not behind:
             return Done("up to date")
         if self._journal.require(key).version == before:
             raise WorkFailed(f"{behind[0].mirror}: the thread is {behind[0].state} after it was written")
-        return Done("changed meanwhile", now() + timedelta(seconds=CHANGED_PAUSE_SECONDS))
+        return Done("changed meanwhile", _later(CHANGED_PAUSE_SECONDS))
 
     def _compact(self, key: str) -> Done:
         """Cover the older messages of a conversation by a summary, if the policy says so."""
@@ -270,10 +275,12 @@ class LedgerWork:
         if engine is None or not keys or services.outbox is None or not services.outbox.has_mirrors:
             return 0
         lags = lags_among(self._journal, services, keys)
-        held = now() + timedelta(seconds=CLAIM_SECONDS)
+        held = _later(CLAIM_SECONDS)
         behind = dict.fromkeys(each.key for each in lags.threads if each.state in BEHIND)
         items = [WorkItem("mirror", key, self.share_of(key)) for key in behind]
         items += [WorkItem("mirror", key, self.share_of(key), held) for key in lags.held_keys if key not in behind]
+        doubtful = [key for key in lags.doubtful_keys if key not in behind and key not in lags.held_keys]
+        items += [WorkItem("mirror", key, self.share_of(key), _later(DOUBT_LOOK_SECONDS)) for key in doubtful]
         engine.defer(items)
         return len(items)
 
@@ -281,3 +288,7 @@ class LedgerWork:
         while self.engine is not None and self.engine.room() < SWEEP_CONVERSATIONS:
             if self._is_stopping.wait(1.0):
                 raise Interrupted
+
+
+def _later(seconds: float) -> datetime:
+    return now() + timedelta(seconds=seconds)

@@ -155,10 +155,12 @@ def text_of(value: object) -> str:
 
 LOGGERS = (
     "threadledger",
-    *(f"threadledger.{each}" for each in ("runs", "threads", "views", "replica", "memory", "claims", "server")),
+    *(f"threadledger.{each}" for each in ("runs", "threads", "views", "replica", "memory", "claims")),
+    *("threadledger.server", "threadledger.worker"),
 )
 """Logger names: general progress, one line for each run that ended, threads, views and replicas that lag behind, memory that
-stays too long, claims, and the server: one line for each request, fields that are ignored, errors."""
+stays too long, claims, the server (one line for each request, fields that are ignored, errors), and workers: one line for each
+item."""
 
 TRACEBACK_CHARS_MAX = 20_000
 """Maximum length of a traceback in a log record, in characters."""

@@ -407,6 +407,8 @@ class Lags:
     """Keys whose thread a process is writing to, each with that process and the end of its claim."""
     held_keys: Sequence[str] = ()
     """Keys alone of these conversations."""
+    doubtful_keys: Sequence[str] = ()
+    """Keys of conversations with an unconfirmed write to a thread, which may still arrive."""
 
     @property
     def looked_at(self) -> int:
@@ -442,7 +444,8 @@ def lags_among(journal: Journal, services: Services, keys: Iterable[str]) -> Lag
     noted = {(each.stream, each.mirror): each for each in journal.upkeep.noted_threads(_streams(states))}
     lagging = [each for state in states for each in _lagging(journal, services, state, noted)]
     held = list(dict.fromkeys(key_of(each.stream) for each in noted.values() if each.held))
-    return Lags(lagging, len(states), len(states), held_keys=held)
+    doubtful = list(dict.fromkeys(key_of(each.stream) for each in noted.values() if each.doubts))
+    return Lags(lagging, len(states), len(states), len(doubtful), held_keys=held, doubtful_keys=doubtful)
 
 
 def _streams(states: Sequence[ConversationState]) -> list[str]:

@@ -77,6 +77,7 @@ class ApplyKeywords(TypedDict, total=False):
     concurrency: int
     rps: float | None
     stop: Callable[[], bool]
+    expected: int
     max_runs: int | None
     max_cost: float | None
 

@@ -160,6 +160,7 @@ GOLDEN = {
     "schema-4.sql": "6034100b7f0f2905b953b1c922972355abff2619e5519913949c55487d00b6fd",
     "schema-5.sql": "a6cc6edd9f75a613570e52f89d92d08504ba88ee5f06bcc52cf69105952c5b9d",
     "schema-6.sql": "94beecb8629b5354d5ca39e4b117f6a8936346ff8192459cefb52d228988dfad",
+    "schema-7.sql": "5acfd71438f9cbdb13ce067674e753fee6712066717148d81863edab8b0315c1",
     "snapshots-4.jsonl": "568ecd53fe227ce2cec5c4d57c10cc389a48ef895ce34a67ca6f40101b77439d",
 }
 """SHA-256 of each golden file."""

@@ -19,7 +19,7 @@ from threadledger.adapters.workers import Worker, WorkerOptions, duties, open_wo
 from threadledger.domain.conversation import Profile, stream_of
 from threadledger.domain.exchange.served import ServedRequest, requested
 from threadledger.domain.ids import now
-from threadledger.domain.ledger import Ledger
+from threadledger.domain.ledger import Ledger, lags_among
 from threadledger.domain.threads import ThreadState
 
 from .performing import wait_until
@@ -120,6 +120,26 @@ def test_a_worker_leaves_a_thread_to_the_app_that_writes_it_for_some_seconds(
     follow = worker._followed.follow
     assert follow({"cursor": "0", "jobs": []})["cursor"] == "0"
     assert worker.engine.counts()["waiting"] == 0
+
+
+def test_a_copy_that_arrives_late_is_deleted_without_a_further_message(
+    opened: Open, start: Start, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(work, "DOUBT_LOOK_SECONDS", 0.05)
+    monkeypatch.setattr("threadledger.adapters.sql.worker_notes.WORK_RETRY_FIRST_SECONDS", 0.01)
+    ledger = opened()
+    start()
+    ledger.conversation("k").append("user", "Hello.")
+    wait_until(lambda: same(ledger, "k"))
+    # The request is lost, is sent again, and arrives after six further ones.
+    simulator.add_fault("POST /conversations/{conversation_id}/items", land_late=6, times=1)
+    ledger.conversation("k").append("user", "Are you there?")
+    wait_until(lambda: any("land" in str(each) or each.status is None for each in simulator.requests))
+    wait_until(lambda: same(ledger, "k") and has_no_doubts(ledger, "k"))
+
+
+def has_no_doubts(ledger: Ledger, key: str) -> bool:
+    return lags_among(ledger.journal, ledger.services, [key]).doubtful_keys == []
 
 
 def test_an_item_that_fails_is_tried_again_until_it_succeeds(

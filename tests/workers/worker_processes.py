@@ -34,7 +34,12 @@ QUICK = {
         "RESTART_SECONDS": 0.1,
         "IDLE_SECONDS_MAX": 2.0,
     },
-    "threadledger.adapters.workers.work": {"STORE_PAUSE_SECONDS": 0.2, "CLAIM_SECONDS": 1.0, "SLICE_SECONDS": 1.0},
+    "threadledger.adapters.workers.work": {
+        "STORE_PAUSE_SECONDS": 0.2,
+        "CLAIM_SECONDS": 1.0,
+        "SLICE_SECONDS": 1.0,
+        "DOUBT_LOOK_SECONDS": 1.0,
+    },
     "threadledger.adapters.sql.claims": {"CLAIM_SECONDS": 2.0, "CLAIM_RENEWAL_SECONDS": 0.5},
     "threadledger.domain.replay.plan": {"CLAIM_SECONDS": 2.0},
     "threadledger.adapters.server.runner": {"LOOK_SECONDS": 0.1},
