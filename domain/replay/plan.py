@@ -106,7 +106,7 @@ class ApplyOptions:
             InvalidInput: an option is of another kind, or the concurrency or the rate is out of range.
         """
         workers, rate = self.concurrency, self.rps
-        check({"concurrency": "int", "max_runs": "int | None", "stop": "Progress"}, vars(self))
+        check({"concurrency": "int", "expected": "int", "max_runs": "int | None", "stop": "Progress"}, vars(self))
         for name, given in (("rps", rate), ("max_cost", self.max_cost)):
             if given is not None and not is_number(given):
                 raise InvalidInput(
@@ -114,6 +114,10 @@ class ApplyOptions:
                 )
         if not 1 <= workers <= JOB_WORKERS_MAX:
             raise InvalidInput(f"{workers} workers are not possible: use a concurrency of 1 to {JOB_WORKERS_MAX}")
+        if self.expected < 1:
+            raise InvalidInput(
+                f"{self.expected} workers cannot be expected: give the number of all processes' workers, or 1"
+            )
         if rate is not None and rate <= 0:
             raise InvalidInput(f"a rate of {rate:g} requests per second is not possible: use a number greater than 0")
 

@@ -104,6 +104,7 @@ HOW: dict[str, list[Any]] = {
     "concurrency": [*NO_WHOLE_NUMBERS, 0, None],
     "rps": [*NO_NUMBERS, HUGE, LONGEST, 0, float("nan")],
     "stop": [5, "x", object(), None],
+    "expected": [*NO_WHOLE_NUMBERS, 0, None],
     "max_runs": NO_WHOLE_NUMBERS,
     "max_cost": [*NO_NUMBERS, HUGE, LONGEST, float("nan")],
 }

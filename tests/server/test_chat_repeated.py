@@ -113,9 +113,10 @@ def test_a_repetition_joins_the_run_of_the_first_request(
 
 
 def test_the_sdk_s_retry_of_a_lost_request_is_the_same_request(server: Any, ledger: Ledger, upstream: ChatOnly) -> None:
-    with upstream.held(), sent(server):
-        upstream.wait_for(1)
-    until(lambda: len(of(ledger, e.RunFailed, e.RunCompleted)) == 1)
+    with upstream.held():  # until the server has noticed that the client has left
+        with sent(server):
+            upstream.wait_for(1)
+        until(lambda: len(of(ledger, e.RunFailed, e.RunCompleted)) == 1)
     answer = post(server, RETRY)
     assert answer.json()["choices"][0]["message"]["content"] == "You said: Hello"
     assert said(ledger) == ["Hello", "You said: Hello"]
