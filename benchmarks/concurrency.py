@@ -1,14 +1,16 @@
 """Measure appends of many threads and processes to one database, with a commit that takes a known time on PostgreSQL.
 
-python benchmarks/concurrency.py [--quick] [--disk DIR] [--commit-ms 10]
+python benchmarks/concurrency.py [--quick] [--disk DIR] [--commit-ms 10 ...] [--writers 1x1 1x64 16x1 ...] [--only postgres]
 
-Each append stores a question and its answer in a conversation of the writer's own. SQLite runs with `synchronous` FULL in
-DIR (default: the temporary directory; if that is in memory, fsync costs nothing). PostgreSQL is started for this run,
+Each append stores a question and its answer in a conversation of the writer's own. Writers are PROCESSESxTHREADS. SQLite runs
+with `synchronous` FULL in DIR (default: the temporary directory; if that is in memory, fsync costs nothing), with the writers
+that are of one process. PostgreSQL is started for this run,
 with `commit_delay` and `commit_siblings = 0`: the process that flushes the write-ahead log first waits for that time, and
 commits that arrive meanwhile share its flush, as they share the fsync of a slow disk. The floor is a hand-written
 statement per append that orders nothing: its rows have positions of a sequence, which has gaps.
 
-Printed are appends a second, and the time of one append (p50, p99): median of the rounds, and range.
+Printed are appends a second, the time of one append (p50, p99), and on PostgreSQL how many appends a transaction stored:
+median of the rounds, and range.
 """
 
 from __future__ import annotations
@@ -47,6 +49,8 @@ class Measured(NamedTuple):
     rate: float
     p50_ms: float
     p99_ms: float
+    group: float = 1.0
+    """Appends of one transaction."""
 
 
 Append = Callable[[str], object]
@@ -177,28 +181,70 @@ def show(name: str, rounds: Sequence[Measured]) -> None:
     columns = []
     for label, values in zip(Measured._fields, zip(*rounds, strict=True), strict=True):
         columns.append(f"{label} {statistics.median(values):9.1f} ({min(values):.1f} to {max(values):.1f})")
-    print(f"{name:44} {'   '.join(columns)}", flush=True)
+    print(f"{name:52} {'   '.join(columns)}", flush=True)
+
+
+class Writers(NamedTuple):
+    processes: int
+    threads: int
+
+    @classmethod
+    def parsed(cls, given: str) -> Writers:
+        processes, _, threads = given.partition("x")
+        return cls(int(processes), int(threads))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--disk", type=Path)
-    parser.add_argument("--commit-ms", type=float, default=10.0)
+    parser.add_argument("--commit-ms", type=float, nargs="+", default=[10.0])
+    parser.add_argument("--writers", type=Writers.parsed, nargs="+", default=[Writers(1, 1), Writers(1, 64), Writers(16, 1)])
+    parser.add_argument("--only", choices=["sqlite", "postgres"])
+    parser.add_argument("--no-floor", action="store_true", help="leave the floor out")
     args = parser.parse_args()
     seconds, rounds = (2.0, 2) if args.quick else (5.0, 5)
-    with tempfile.TemporaryDirectory(dir=args.disk) as folder:
-        for threads in (1, 8, 64):
-            urls = (f"sqlite:///{folder}/{threads}-{number}.db" for number in range(rounds))
-            show(f"SQLite, {threads} threads", [measured(ours, url, seconds, threads) for url in urls])
-    with server(args.commit_ms) as make:
-        for threads, processes in ((1, 1), (64, 1), (1, 16)):
-            taken: dict[str, list[Measured]] = {"threadledger": [], "floor, unordered": []}
-            for _ in range(rounds):
-                taken["threadledger"].append(measured(ours, _prepared(make(), None), seconds, threads, processes))
-                taken["floor, unordered"].append(measured(floor, _prepared(make(), TABLE), seconds, threads, processes))
-            for name, found in taken.items():
-                show(f"commit of {args.commit_ms:g} ms, {processes} x {threads} threads, {name}", found)
+    if args.only != "postgres":
+        on_sqlite(args.writers if args.only else [Writers(1, each) for each in (1, 8, 64)], args.disk, seconds, rounds)
+    for commit_ms in args.commit_ms if args.only != "sqlite" else ():
+        with server(commit_ms) as make:
+            on_postgres(make, commit_ms, args.writers, seconds, rounds, with_floor=not args.no_floor)
+
+
+def on_sqlite(writers: Sequence[Writers], disk: Path | None, seconds: float, rounds: int) -> None:
+    with tempfile.TemporaryDirectory(dir=disk) as folder:
+        for processes, threads in writers:
+            urls = [f"sqlite:///{folder}/{processes}-{threads}-{number}.db" for number in range(rounds)]
+            for url in urls:
+                threadledger.open(url, threads="none").close()
+            show(f"SQLite, {processes} x {threads}", [measured(ours, url, seconds, threads, processes) for url in urls])
+
+
+def on_postgres(
+    make: Callable[[], str], commit_ms: float, writers: Sequence[Writers], seconds: float, rounds: int, with_floor: bool
+) -> None:
+    stores = {"threadledger": (ours, None)} | ({"floor, unordered": (floor, TABLE)} if with_floor else {})
+    for processes, threads in writers:
+        taken: dict[str, list[Measured]] = {name: [] for name in stores}
+        for _ in range(rounds):
+            for name, (store, table) in stores.items():
+                url = _prepared(make(), table)
+                found = measured(store, url, seconds, threads, processes)
+                if table is None:
+                    found = found._replace(group=found.rate * seconds / max(1, _transactions(url)))
+                taken[name].append(found)
+        for name, measures in taken.items():
+            show(f"commit of {commit_ms:g} ms, {processes} x {threads}, {name}", measures)
+
+
+def _transactions(url: str) -> int:
+    """Return how many transactions appended to the ledger: each moves the head of the log once."""
+    import psycopg
+
+    with psycopg.connect(url, autocommit=True) as connection:
+        query = "SELECT coalesce(sum(n_tup_upd), 0) FROM pg_stat_user_tables WHERE relname = 'log_head'"
+        (count,) = connection.execute(query).fetchone() or (0,)
+    return int(count)
 
 
 def _prepared(url: str, table: str | None) -> str:

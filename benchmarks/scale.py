@@ -5,7 +5,7 @@ python benchmarks/scale.py [--conversations 10000 200000] [--rounds 6] [--postgr
 The ledgers have about 23 events a conversation, inserted by SQL. Appends alternate between the two ledgers, each to a
 conversation that was not used before. A command is a process of its own, once on each ledger in turn: the first round
 updates the views and is printed as "first"; the ratio is that of the other rounds. `rebuild` plans every conversation,
-so its ratio is per conversation. Time is CPU time of the client on SQLite, and wall time on PostgreSQL. Peak memory is
+so its ratio is per conversation. "disk" is what the log, its indexes and the views take for each conversation. Time is CPU time of the client on SQLite, and wall time on PostgreSQL. Peak memory is
 that of the command on the large ledger, in any round. "all found" searches a word of every conversation.
 """
 
@@ -13,10 +13,12 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 import statistics
 import subprocess
 import sys
 import time
+from contextlib import closing
 from random import Random
 from typing import NamedTuple
 
@@ -98,6 +100,30 @@ def appended(urls: list[str], sizes: list[int], appends: int) -> list[list[tuple
     return taken
 
 
+LOG = ("events", "streams", "idempotency_keys", "addresses")
+"""Tables of the log; all others hold views and notes, which can be built again."""
+
+PARTS_ON_SERVER = """SELECT relname, pg_table_size(relid), pg_indexes_size(relid) FROM pg_statio_user_tables"""
+PARTS_IN_FILE = """SELECT m.tbl_name, coalesce(sum(s.pgsize) FILTER (WHERE m.type = 'table'), 0),
+    coalesce(sum(s.pgsize) FILTER (WHERE m.type = 'index'), 0)
+    FROM dbstat('main', 1) AS s JOIN sqlite_master AS m ON m.name = s.name GROUP BY m.tbl_name"""
+
+
+def stored_bytes(url: str) -> dict[str, int]:
+    """Return the bytes of the log's rows, of its indexes, and of the views with theirs."""
+    if url.startswith("postgres"):
+        import psycopg
+
+        with psycopg.connect(url, autocommit=True) as connection:
+            rows = connection.execute(PARTS_ON_SERVER).fetchall()
+    else:
+        with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as file:
+            rows = file.execute(PARTS_IN_FILE).fetchall()
+    log = [row for row in rows if row[0] in LOG]
+    views = sum(table + indexes for name, table, indexes in rows if name not in LOG)
+    return {"log": sum(row[1] for row in log), "indexes of the log": sum(row[2] for row in log), "views": int(views)}
+
+
 class Bench:
     """Measure appends and commands on two ledgers: the small and the large one."""
 
@@ -112,6 +138,13 @@ class Bench:
             self.table.compared(f"append, wall, {name}", *(t * 1_000 for t in times), "ms", at_most=FLAT_LIMIT)
         times = [statistics.median(cpu for _, cpu in each) for each in (large, small)]
         self.table.compared("append, CPU, median", *(t * 1_000 for t in times), "ms", at_most=FLAT_LIMIT)
+
+    def disk(self) -> None:
+        """Compare what a conversation takes on disk, after the commands have built the views."""
+        taken = [stored_bytes(url) for url in self.urls]
+        for part in taken[0]:
+            small, large = (each[part] / size / 1_024 for each, size in zip(taken, self.sizes, strict=True))
+            self.table.compared(f"disk, {part}", large, small, "KiB a conversation", at_most=FLAT_LIMIT)
 
     def commands(self, rounds: int) -> None:
         """Compare commands."""
@@ -146,6 +179,7 @@ def main() -> int:
         bench = Bench(table, urls, sizes, args.postgres is not None)
         bench.appends()
         bench.commands(3 if args.quick else args.rounds)
+        bench.disk()
     finally:
         places.close()
     return 1 if table.missed and not args.quick else 0
