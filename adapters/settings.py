@@ -45,6 +45,10 @@ COST_DOLLARS_MAX = 1e9
 """Maximum budget, in US dollars: amounts are stored in billionths, as integers of 64 bits."""
 
 
+RERUN_MINUTES_MAX = 1_440
+"""Maximum number of minutes after which a failure is rerun by policy: one day, after which it is left to a person."""
+
+
 class SecretStr:
     """Hold a secret text: neither `str` nor `repr` shows it."""
 
@@ -165,6 +169,11 @@ def _amount(maximum: float, *, zero: bool = False) -> Callable[[object], float]:
 _DOLLARS = _amount(COST_DOLLARS_MAX, zero=True)
 
 
+def _minutes(given: object) -> int | None:
+    """Return a number of minutes; None for `never`."""
+    return None if given == "never" else _whole(1, RERUN_MINUTES_MAX)(given)
+
+
 def _choice(*choices: str) -> Callable[[object], str]:
     def read(given: object) -> str:
         if isinstance(given, str) and given in choices:
@@ -245,6 +254,11 @@ class Settings:
     max_cost_per_conversation: float | None = _field("THREADLEDGER_MAX_COST_PER_CONVERSATION", _DOLLARS)
     max_cost_per_owner_day: float | None = _field("THREADLEDGER_MAX_COST_PER_OWNER_DAY", _DOLLARS)
     budget_output_tokens: int = _field("THREADLEDGER_BUDGET_OUTPUT_TOKENS", _whole(1), limits.BUDGET_OUTPUT_TOKENS)
+    rerun_unanswered: int | None = _field("THREADLEDGER_RERUN_UNANSWERED", _minutes)
+    rerun_max_runs_per_day: int = _field("THREADLEDGER_RERUN_MAX_RUNS_PER_DAY", _whole(1), limits.RERUN_RUNS_PER_DAY)
+    rerun_max_cost_per_day: float | None = _field("THREADLEDGER_RERUN_MAX_COST_PER_DAY", _DOLLARS)
+    webhook: SecretStr | None = _field("THREADLEDGER_WEBHOOK", _secret)
+    webhook_secret: SecretStr | None = _field("THREADLEDGER_WEBHOOK_SECRET", _secret)
     log_format: Literal["text", "json"] = _field("THREADLEDGER_LOG_FORMAT", _choice("text", "json"), "text")
     log_text: bool = _field("THREADLEDGER_LOG_TEXT", _boolean, False)
     telemetry: bool = _field("THREADLEDGER_TELEMETRY", _boolean, False)

@@ -20,7 +20,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 from urllib.parse import urlsplit
 
 from threadledger.domain.errors import FileMissing, InvalidProfile, InvalidSettings
@@ -46,8 +46,8 @@ SDK_VARIABLES = {
 }
 """Variables of the environment that the SDKs send to any host."""
 
-Action = Literal["database", "replica", "blobs", "provider", "code", "secrets", "schedules"]
-ACTIONS: tuple[Action, ...] = ("database", "replica", "blobs", "provider", "code", "secrets", "schedules")
+Action = Literal["database", "replica", "blobs", "provider", "code", "secrets", "schedules", "webhook", "reruns"]
+ACTIONS: tuple[Action, ...] = get_args(Action)
 
 
 class FolderNotTrusted(InvalidSettings):
@@ -90,6 +90,8 @@ class FolderTrust:
             "code": self._code,
             "secrets": self._secrets,
             "schedules": self._schedules,
+            "webhook": self._webhook,
+            "reruns": self._reruns,
         }
         for action in actions or ACTIONS:
             if action not in self._needs:
@@ -213,6 +215,24 @@ class FolderTrust:
         if self._settings.schedules and has_own_config(self._settings):
             names = ", ".join(self._settings.schedules)
             yield Need("schedules", f"[schedules] of {self._settings.config_file} has a worker run commands ({names})")
+
+    # What a worker does by itself: reruns, and messages to a webhook
+
+    def _reruns(self) -> Iterator[Need]:
+        """Yield why reruns by policy need trust: a worker pays for them."""
+        if "rerun_unanswered" in self._own and self._settings.rerun_unanswered is not None:
+            name = _name("rerun_unanswered")
+            yield Need(name, f"{name} ({self._origins[name]}) has a worker call models")
+
+    def _webhook(self) -> Iterator[Need]:
+        """Yield why the webhook needs trust: a worker sends there what it reads in the database."""
+        given = self._settings.webhook
+        if given is None or "webhook" not in self._own:
+            return
+        sent = [*self._inserted(), *self._text_from_outside()]
+        if sent:
+            name = _name("webhook")
+            yield Need(name, _sends(name, self._origins[name], sent, given.get_secret_value()))
 
     # Attachments
 

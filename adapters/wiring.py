@@ -300,7 +300,8 @@ def _observers(settings: Settings, profile: Profile, given: Observer | None) -> 
 
 def _keep_secrets(settings: Settings) -> None:
     """Register the credentials, so that no log and no message shows them."""
-    for secret in (settings.openai_api_key, settings.azure_openai_api_key, settings.azure_openai_ad_token):
+    known = (settings.openai_api_key, settings.azure_openai_api_key, settings.azure_openai_ad_token)
+    for secret in (*known, settings.webhook, settings.webhook_secret):
         keep_secret(secret.get_secret_value() if secret is not None else None)
     if settings.named:
         from .named_backends import key_of

@@ -199,7 +199,9 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--disk", type=Path)
     parser.add_argument("--commit-ms", type=float, nargs="+", default=[10.0])
-    parser.add_argument("--writers", type=Writers.parsed, nargs="+", default=[Writers(1, 1), Writers(1, 64), Writers(16, 1)])
+    parser.add_argument(
+        "--writers", type=Writers.parsed, nargs="+", default=[Writers(1, 1), Writers(1, 64), Writers(16, 1)]
+    )
     parser.add_argument("--only", choices=["sqlite", "postgres"])
     parser.add_argument("--no-floor", action="store_true", help="leave the floor out")
     args = parser.parse_args()

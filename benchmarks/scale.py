@@ -5,8 +5,9 @@ python benchmarks/scale.py [--conversations 10000 200000] [--rounds 6] [--postgr
 The ledgers have about 23 events a conversation, inserted by SQL. Appends alternate between the two ledgers, each to a
 conversation that was not used before. A command is a process of its own, once on each ledger in turn: the first round
 updates the views and is printed as "first"; the ratio is that of the other rounds. `rebuild` plans every conversation,
-so its ratio is per conversation. "disk" is what the log, its indexes and the views take for each conversation. Time is CPU time of the client on SQLite, and wall time on PostgreSQL. Peak memory is
-that of the command on the large ledger, in any round. "all found" searches a word of every conversation.
+so its ratio is per conversation. "disk" is what the log, its indexes and the views take for each conversation. Time is
+CPU time of the client on SQLite, and wall time on PostgreSQL. Peak memory is that of the command on the large ledger, in
+any round. "all found" searches a word of every conversation.
 """
 
 from __future__ import annotations

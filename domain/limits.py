@@ -99,6 +99,9 @@ BODY_CHARS_MAX = 2_000
 PARTIAL_TEXT_CHARS_MAX = 256_000
 """Maximum stored length of an incomplete answer, in characters."""
 
+RERUN_RUNS_PER_DAY = 100
+"""Maximum number of runs that workers start on a day (UTC) to answer what failed, unless a setting says otherwise."""
+
 REASON_CHARS_MAX = 500
 """Maximum stored length of the reason for giving up a backend, in characters."""
 

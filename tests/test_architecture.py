@@ -58,6 +58,7 @@ OPEN_MODULES = {
             "lookups",
             "served_notes",
             "worker_notes",
+            "webhooks",
             "file_lists",
         )
     ),

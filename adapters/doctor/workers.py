@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from threadledger.domain.ids import now, to_iso
+
 from ..documents import clock, counted
 from .settings import Checked
 
@@ -25,7 +27,8 @@ def check_workers(ledger: Ledger) -> Iterator[Checked]:
     """Report what waits for a worker while none runs, workers that ended without handing over, and parked work."""
     workers = ledger.journal.worker_notes.workers()
     alive = [row for row in workers if row.is_alive]
-    findings = [*(_none_alive(ledger, workers) if not alive else _behind(alive)), *_parked(ledger), *_schedules(ledger)]
+    findings = [*(_none_alive(ledger, workers) if not alive else _behind(alive)), *_parked(ledger)]
+    findings += [*_schedules(ledger), *_reruns(ledger)]
     yield from findings
     if not findings and alive:
         yield Checked("workers", _described(ledger, alive))
@@ -76,6 +79,21 @@ def _schedules(ledger: Ledger) -> Iterator[Checked]:
         if run is not None and run.code is not None and run.code not in ENDED_IN_ORDER:
             fix = "see the log of the worker that ran it; the next run is at its next time"
             yield Checked("workers", f"the schedule {run.name} {run.outcome()}", fix)
+
+
+def _reruns(ledger: Ledger) -> Iterator[Checked]:
+    from ..workers import RERUN_DUTY
+
+    today = to_iso(now())[:10]
+    if any(
+        duty.name == RERUN_DUTY and duty.state.get("limited") == today for duty in ledger.journal.worker_notes.duties()
+    ):
+        yield Checked(
+            "workers",
+            "unanswered exchanges are not rerun any more today: the limit of the day is reached",
+            "answer them with: threadledger replay rerun --failed, or raise THREADLEDGER_RERUN_MAX_RUNS_PER_DAY or "
+            "THREADLEDGER_RERUN_MAX_COST_PER_DAY",
+        )
 
 
 def _described(ledger: Ledger, alive: Sequence[WorkerRow]) -> str:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .schema import SCHEMA_VERSION
     from .upgrading import upgrade
     from .upkeep import back_up
+    from .webhook_messages import SqlWebhookMessages
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -27,6 +28,7 @@ __all__ = [
     "RememberedAssistants",
     "SqlBudgets",
     "SqlMirrorHeads",
+    "SqlWebhookMessages",
     "back_up",
     "database_place",
     "deferred",
@@ -58,6 +60,7 @@ if not TYPE_CHECKING:
             "schema": "SCHEMA_VERSION",
             "upgrading": "upgrade",
             "upkeep": "back_up",
+            "webhook_messages": "SqlWebhookMessages",
         },
         _EARLIER,
     )

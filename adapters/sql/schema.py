@@ -12,7 +12,7 @@ from threadledger.domain.ids import new_id, now, to_iso
 from .connections import Transaction
 from .database import Database
 
-SCHEMA_VERSION = 8
+SCHEMA_VERSION = 9
 """Schema version that this version of threadledger uses: the number of the last step of each kind of database."""
 
 EVENTS_REWRITTEN_BY = 6

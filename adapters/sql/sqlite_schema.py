@@ -218,6 +218,23 @@ STEPS: tuple[tuple[str, ...], ...] = (
         ) WITHOUT ROWID""",
         "CREATE INDEX failed_work_by_time ON failed_work (next_at)",
     ),
+    (
+        # Messages about failure groups for the webhook; one for each occurrence.
+        """CREATE TABLE webhook_messages (
+            message TEXT PRIMARY KEY,
+            failure_group TEXT NOT NULL,
+            kind TEXT NOT NULL,
+            occurrence TEXT NOT NULL,
+            body TEXT NOT NULL,
+            created_at TEXT NOT NULL,
+            attempts INTEGER NOT NULL,
+            next_at TEXT,
+            sent_at TEXT,
+            answer TEXT NOT NULL,
+            UNIQUE (failure_group, kind, occurrence)
+        ) WITHOUT ROWID""",
+        "CREATE INDEX webhook_messages_by_time ON webhook_messages (next_at) WHERE next_at IS NOT NULL",
+    ),
 )
 
 SWAP = (

@@ -396,6 +396,11 @@ TABLES: Sequence[tuple[str, str, str]] = (
     ("unsent_responses", "request, fingerprint, at", "request"),
     ("duties", "duty, holder, held_until, due_at, state", "duty"),
     ("failed_work", "kind, subject, attempts, failed_at, next_at, reason", "kind, subject"),
+    (
+        "webhook_messages",
+        "message, failure_group, kind, occurrence, body, created_at, attempts, next_at, sent_at, answer",
+        "message",
+    ),
 )
 """Table name, columns and sort order. Views are not copied: they are rebuilt from the events."""
 

@@ -7,12 +7,14 @@ from threadledger.domain.faces import lazy_face
 if TYPE_CHECKING:
     from .deferrals import mirror_deferral
     from .engine import Engine, LocalEngine, WorkItem
+    from .reruns import RERUN_DUTY
     from .scheduled_runs import ENDED_IN_ORDER, ScheduledRun, ScheduledRuns
     from .schedules import Schedule, parse_schedules
     from .worker import Worker, WorkerOptions, open_worker
 
 __all__ = [
     "ENDED_IN_ORDER",
+    "RERUN_DUTY",
     "Engine",
     "LocalEngine",
     "Schedule",
@@ -32,6 +34,7 @@ if not TYPE_CHECKING:
         {
             "engine": "Engine LocalEngine WorkItem",
             "deferrals": "mirror_deferral",
+            "reruns": "RERUN_DUTY",
             "scheduled_runs": "ENDED_IN_ORDER ScheduledRun ScheduledRuns",
             "schedules": "Schedule parse_schedules",
             "worker": "Worker WorkerOptions open_worker",

@@ -29,6 +29,7 @@ LANES: Mapping[str, str] = {
     "job": JOBS,
     "schedule": JOBS,
     "sweep": JOBS,
+    "webhook": JOBS,
 }
 """Lane of each kind of work."""
 

@@ -85,10 +85,12 @@ class LedgerWork:
             "job": self._job,
             "sweep": self._sweep,
         }
+        self._most: dict[str, int] = {}
 
-    def add_kind(self, kind: str, do: Callable[[str], str]) -> None:
-        """Do another kind of work with a function of its subject, which returns what the log says."""
-        self._kinds[kind] = lambda subject: Done(do(subject))
+    def add_kind(self, kind: str, do: Callable[[str], Done], most: int = WORK_ATTEMPTS_MAX) -> None:
+        """Do another kind of work with a function of its subject; after `most` failures an item is parked."""
+        self._kinds[kind] = do
+        self._most[kind] = most
 
     @property
     def notes(self) -> WorkerNotes:
@@ -98,8 +100,11 @@ class LedgerWork:
     def perform(self, item: WorkItem) -> datetime | None:
         """Do an item and return when it is to be done again; a failure is noted, and tried again from the notes."""
         began = time.monotonic()
+        do = self._kinds.get(item.kind)
+        if do is None:
+            return _later(STORE_PAUSE_SECONDS)  # a worker with other settings has queued it, and does it
         try:
-            outcome = self._kinds[item.kind](item.subject)
+            outcome = do(item.subject)
             self.notes.succeed(item.kind, item.subject)
         except Interrupted:
             return now()  # another worker does it
@@ -139,7 +144,8 @@ class LedgerWork:
         if not known:
             logger.exception("%s of %r broke off", item.kind, item.subject)
         try:
-            noted = self.notes.fail(item.kind, item.subject, str(error) or repr(error), most=WORK_ATTEMPTS_MAX)
+            most = self._most.get(item.kind, WORK_ATTEMPTS_MAX)
+            noted = self.notes.fail(item.kind, item.subject, str(error) or repr(error), most=most)
         except StoreError:
             return _later(STORE_PAUSE_SECONDS)
         then = "it is parked" if noted.next_at is None else f"attempt {noted.attempts}, tried again"

@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from dataclasses import replace as with_values
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from threadledger.domain.errors import InvalidSettings, StoreError
@@ -21,9 +22,11 @@ from threadledger.domain.limits import CLAIM_RENEWAL_SECONDS
 from ..server import Runner, ServerLimits
 from .duties import Duties, DutyStep, Followed
 from .engine import Engine, LocalEngine
+from .reruns import RERUN_DUTY, RERUN_SECONDS, RerunPolicy, Reruns
 from .scheduled_runs import LOOK_SECONDS, ScheduledRuns
 from .status import Labelled, Metric, StatusApp, StatusServer
-from .work import LedgerWork
+from .webhooks import WEBHOOK_SECONDS, Webhook, Webhooks
+from .work import Done, LedgerWork
 
 if TYPE_CHECKING:
     from threadledger.domain.ledger import Ledger
@@ -82,6 +85,8 @@ class Worker:
         by_worker: bool = False,
         schedules: Mapping[str, Schedule] | None = None,
         environment: Mapping[str, str] | None = None,
+        webhooks: Webhooks | None = None,
+        reruns: Reruns | None = None,
     ) -> None:
         """Prepare a worker; `schedules` are run as commands with this environment."""
         self._ledger = ledger
@@ -96,8 +101,13 @@ class Worker:
         steps = self._followed.steps()
         if schedules:
             runs = ScheduledRuns(self.work.notes, schedules, self._stopping, environment or {})
-            self.work.add_kind("schedule", runs.run)
+            self.work.add_kind("schedule", lambda subject: Done(runs.run(subject)))
             steps.append(DutyStep("schedules", LOOK_SECONDS, runs.look(self.engine)))
+        if webhooks is not None:
+            self.work.add_kind("webhook", webhooks.send, most=1)
+            steps.append(DutyStep("webhook", WEBHOOK_SECONDS, partial(webhooks.step, self.engine)))
+        if reruns is not None:
+            steps.append(DutyStep(RERUN_DUTY, RERUN_SECONDS, reruns.step))
         self._duties = Duties(self.work.notes, steps)
         self._status: StatusServer | None = None
         self.on_start: Callable[[Worker], None] = lambda _: None
@@ -258,8 +268,8 @@ def open_worker(
 
     Raises:
         InvalidSettings: the database is PostgreSQL, and Procrastinate is not installed or cannot be used with this URL; or a
-            scheduled command cannot be run.
-        FolderNotTrusted: only the working folder names the schedules.
+            scheduled command cannot be run; or the webhook or the limits of reruns cannot be used.
+        FolderNotTrusted: only the working folder names the schedules or the webhook, or asks for reruns.
     """
     schedules: dict[str, Schedule] = {}
     if check_command is not None and settings.schedules:
@@ -287,8 +297,16 @@ def open_worker(
 
     by_worker = settings.mirror_by == "worker" and database.kind.name != "postgresql"
     environment = os.environ | {"THREADLEDGER_DB": settings.db}
-    scheduled: dict[str, Any] = {"schedules": schedules, "environment": environment}
-    worker = Worker(ledger, make_engine, options or WorkerOptions(), by_worker=by_worker, **scheduled)
+    more: dict[str, Any] = {"schedules": schedules, "environment": environment}
+    webhook = Webhook.of(settings)
+    if webhook is not None:
+        from ..sql import SqlWebhookMessages
+
+        more["webhooks"] = Webhooks(ledger, SqlWebhookMessages(database), webhook)
+    policy = RerunPolicy.of(settings)
+    if policy is not None:
+        more["reruns"] = Reruns(ledger, policy)
+    worker = Worker(ledger, make_engine, options or WorkerOptions(), by_worker=by_worker, **more)
     if settings.telemetry:
         worker.on_start = _reported_to_opentelemetry
     return worker

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .file_lists import FileLists
     from .outcomes import NotedStream, ThreadOutcome
     from .ports import UpkeepProgress
+    from .webhooks import GroupSeen
 
 
 class UnansweredRun(NamedTuple):
@@ -116,6 +117,10 @@ class Views(Protocol):
         With an actor, only the runs that it caused count. Decisions about a group (resolved, muted, reopened) are not
         included.
         """
+        ...
+
+    def groups_of_runs(self, run_ids: Sequence[str]) -> list[GroupSeen]:
+        """Return the groups in which these runs have failed, in time that grows with the number of runs."""
         ...
 
     def summary(

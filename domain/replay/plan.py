@@ -560,7 +560,8 @@ class JobRun(Generic[T]):
         entries = []
         for each in ended:
             before = chr(self._before[each.number]) if self._before[each.number] else None
-            entry = {"item": each.number, **each.item.as_json(), **({"before": _STATES[before]} if before else {})}
+            facts = each.item.as_json() | {"runs_made": getattr(each.item, "runs_made", None)}  # of reruns alone
+            entry = {"item": each.number, **facts, **({"before": _STATES[before]} if before else {})}
             entries += [entry] if each.number in own else []
         if not entries:
             return

@@ -38,6 +38,15 @@ Case = tuple[dict[str, str], str, str, dict[str, Any], set[str]]
 CASES: dict[str, Case] = {
     "an empty folder": ({"OPENAI_API_KEY": PLANTED}, "", "", {}, set()),
     "a key for the host of the default": ({}, KEY, "", {}, set()),
+    "reruns that a worker pays for": ({}, "THREADLEDGER_RERUN_UNANSWERED=5", "", {}, {"THREADLEDGER_RERUN_UNANSWERED"}),
+    "no reruns": ({}, "THREADLEDGER_RERUN_UNANSWERED=never", "", {}, set()),
+    "reruns that the environment asks for": ({"THREADLEDGER_RERUN_UNANSWERED": "5"}, "", "", {}, set()),
+    "a webhook for a database of its own": (
+        {}, "THREADLEDGER_WEBHOOK=https://host.invalid\nTHREADLEDGER_DB=own.db", "", {}, set(),
+    ),
+    "a webhook for a database that is not the folder's": (
+        {"THREADLEDGER_DB": "/elsewhere/chats.db"}, "THREADLEDGER_WEBHOOK=https://host.invalid", "", {}, {"THREADLEDGER_WEBHOOK"},
+    ),
     "a host with its own key": ({}, HOST + KEY, "", {}, set()),
     "a host and no key at all": ({}, HOST, "", {}, set()),
     "a host, and a key of the environment": ({"OPENAI_API_KEY": PLANTED}, HOST, "", {}, {"OPENAI_BASE_URL"}),

@@ -26,6 +26,7 @@ from threadledger.domain.failures import (
 )
 from threadledger.domain.ids import from_iso, now, to_iso
 from threadledger.domain.journal import Row, UnansweredRun, refuse_changed
+from threadledger.domain.journal.webhooks import GroupSeen
 
 from . import figures, owners, ratings
 from .catching_up import View
@@ -195,6 +196,10 @@ class AuditView(View[KnownRuns, RunChanges]):
     ) -> list[FailureGroup]:
         """Return the groups of failures; see `failure_groups`."""
         return figures.failure_groups(transaction, self.prefix(generation), since, until, storable(actor))
+
+    def groups_of_runs(self, transaction: ViewTransaction, generation: int, run_ids: Sequence[str]) -> list[GroupSeen]:
+        """Return the groups in which these runs have failed; see `figures.groups_of_runs`."""
+        return figures.groups_of_runs(transaction, self.prefix(generation), run_ids)
 
     def summary(
         self,

@@ -26,8 +26,9 @@ from threadledger.domain.failures import (
     trend_borders,
 )
 from threadledger.domain.ids import from_iso, to_iso
+from threadledger.domain.journal.webhooks import GroupSeen
 
-from .runs import RunRow
+from .runs import RunRow, rows_among
 from .transaction import ViewTransaction, values_of
 
 TABLES = (
@@ -559,6 +560,26 @@ def _ranked_groups(
             )
         )
     return sorted(failures, key=lambda each: (each.last_at, each.group), reverse=True)
+
+
+def groups_of_runs(transaction: ViewTransaction, begin: str, run_ids: Sequence[str]) -> list[GroupSeen]:
+    """Return the groups in which these runs have failed, each with its first and last failure ever."""
+    found = rows_among(
+        transaction, f"{begin}runs", "failure_group, failed", "id_reversed", [each[::-1] for each in run_ids]
+    )
+    names = sorted({group for group, failed in found if failed is not None})
+    return [
+        GroupSeen(
+            group=name,
+            cause=Cause(cause),
+            backend=backend,
+            message=message,
+            advice=advise(Cause(cause), code, backend),
+            first_at=from_iso(first_at),
+            last_at=from_iso(last_at),
+        )
+        for name, (cause, backend, message, first_at, last_at, code) in _facts(transaction, begin, names, "").items()
+    ]
 
 
 _LATER = (

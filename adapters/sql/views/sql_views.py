@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from threadledger.domain.failures import BackendEnd, FailureGroup, RecordedFailure, SummaryRow
     from threadledger.domain.journal import UnansweredRun
     from threadledger.domain.journal.budgets import Price
+    from threadledger.domain.journal.webhooks import GroupSeen
 
     from ..database import Database
     from ..recorder import Recorder
@@ -190,6 +191,9 @@ class SqlViews:
         return self._read(
             lambda transaction, runs: self._audit.groups(transaction, runs, since, until, actor), self._audit
         )
+
+    def groups_of_runs(self, run_ids: Sequence[str]) -> list[GroupSeen]:
+        return self._read(lambda transaction, runs: self._audit.groups_of_runs(transaction, runs, run_ids), self._audit)
 
     def summary(
         self,

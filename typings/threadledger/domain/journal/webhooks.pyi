@@ -1,0 +1,1 @@
+from domain.journal.webhooks import *
