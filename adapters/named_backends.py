@@ -370,6 +370,7 @@ class Endpoints:
             timeout_seconds=named.timeout_seconds or self._settings.timeout_seconds,
             key_name=named.api_key_env or "",
             allow=partial(self._settings.require_trust, "provider"),
+            share=self._client.share,
         )
 
     def _python(self, name: str) -> Backend:
@@ -438,6 +439,7 @@ class Endpoints:
             is_home=False,
             allow=self._client.allow,
             open_uploads=self._client.open_uploads,
+            share=self._client.share,
         )
         if named.base_url is not None and elsewhere.endpoint != self._client.endpoint:
             return elsewhere

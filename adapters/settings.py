@@ -254,6 +254,7 @@ class Settings:
     max_cost_per_conversation: float | None = _field("THREADLEDGER_MAX_COST_PER_CONVERSATION", _DOLLARS)
     max_cost_per_owner_day: float | None = _field("THREADLEDGER_MAX_COST_PER_OWNER_DAY", _DOLLARS)
     budget_output_tokens: int = _field("THREADLEDGER_BUDGET_OUTPUT_TOKENS", _whole(1), limits.BUDGET_OUTPUT_TOKENS)
+    shared_limits: bool | None = _field("THREADLEDGER_SHARED_LIMITS", _boolean)
     rerun_unanswered: int | None = _field("THREADLEDGER_RERUN_UNANSWERED", _minutes)
     rerun_max_runs_per_day: int = _field("THREADLEDGER_RERUN_MAX_RUNS_PER_DAY", _whole(1), limits.RERUN_RUNS_PER_DAY)
     rerun_max_cost_per_day: float | None = _field("THREADLEDGER_RERUN_MAX_COST_PER_DAY", _DOLLARS)

@@ -81,6 +81,7 @@ def open_ledger(
     replica: bool = False,
     wait: Callable[[float], None] = time.sleep,
     observer: Observer | None = None,
+    stays: bool = False,
 ) -> Ledger:
     """Open a ledger with these settings.
 
@@ -95,6 +96,7 @@ def open_ledger(
         replica: whether to read from the replica of the settings, if there is one.
         wait: the function that pauses between attempts; takes seconds.
         observer: receives every run's start and end, in addition to the log.
+        stays: whether the process serves for a long time: it shares the provider's limits with others on PostgreSQL.
 
     Raises:
         StoreError, DatabaseMissing: the database cannot be opened.
@@ -125,7 +127,10 @@ def open_ledger(
     if settings.mirror_by == "worker" and settings.threads != "none" and database.kind.name == "postgresql":
         journal.deferring = _deferring(database)
     journal.watch.observers = (RunLog(settings.log_text), *watching)
-    return Ledger(journal, partial(_services, settings, database, journal, profile, functions, wait))
+    shares = settings.shared_limits
+    if shares is None:
+        shares = stays and database.kind.name == "postgresql"
+    return Ledger(journal, partial(_services, settings, database, journal, profile, functions, wait, shares))
 
 
 def _replica(settings: Settings, primary: Database) -> tuple[Database, Journal]:
@@ -149,6 +154,7 @@ def _services(
     profile: Profile,
     tools: Mapping[str, ToolFunction],
     wait: Callable[[float], None],
+    shares: bool,
 ) -> Services:
     from threadledger.domain.exchange import Services
     from threadledger.domain.threads import ThreadOutbox
@@ -156,6 +162,11 @@ def _services(
     from .formats import MemoryLines
 
     client = replace(client_of(settings), open_uploads=partial(_uploads, journal))
+    shared: dict[str, Any] = {}
+    if shares:
+        from .shared_limits import health_of, limits_of
+
+        client, shared = replace(client, share=limits_of(database)), {"health": health_of(database)}
     endpoints = _endpoints(settings, client)
     mirrors = _mirrors(endpoints.home if endpoints is not None else client)
     always = [settings.threads] if settings.threads in mirrors else []
@@ -164,7 +175,9 @@ def _services(
         backends=_backends(settings, client, database, endpoints),
         mirrors=mirrors,
         mirrored_to=settings.threads,
-        outbox=ThreadOutbox(mirrors, partial(_heads, database), always, by_worker=settings.mirror_by == "worker"),
+        outbox=ThreadOutbox(
+            mirrors, partial(_heads, database), always, by_worker=settings.mirror_by == "worker", **shared
+        ),
         price=_price,
         price_at=endpoints.prices() if endpoints is not None else {},
         routes=_routes(settings, profile),
@@ -181,6 +194,7 @@ def _services(
         close=(endpoints or client).close,
         be_interruptible=(endpoints or client).be_interruptible,
         aclose=(endpoints or client).aclose,
+        **shared,
     )
 
 

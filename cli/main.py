@@ -131,15 +131,22 @@ def opened(
 
 @contextmanager
 def opened_with(
-    settings: Settings, *, create: bool = False, reads: bool = False, primary: bool = False, sends: bool = False
+    settings: Settings,
+    *,
+    create: bool = False,
+    reads: bool = False,
+    primary: bool = False,
+    sends: bool = False,
+    stays: bool = False,
 ) -> Iterator[Ledger]:
-    """Open the ledger of settings that are loaded already; see `opened`."""
+    """Open the ledger of settings that are loaded already; see `opened`. With `stays`, the process serves for a long time."""
     from threadledger.adapters import open_ledger
 
     if sends:
         settings.require_trust("provider")
     _set_up_logging(settings.log_format)
-    ledger = open_ledger(settings, create=create, upgrade=not reads, replica=reads and not primary and not sends)
+    replica = reads and not primary and not sends
+    ledger = open_ledger(settings, create=create, upgrade=not reads, replica=replica, stays=stays)
     ledger.journal.actor = _user()  # a command that reads may still close overdue runs
     try:
         yield ledger

@@ -45,7 +45,7 @@ def serve(context: click.Context, host: str, port: int, root_path: str, allow_ho
 
     require_path(root_path)
     settings = load_settings()
-    with opened_with(settings, create=True, sends=True) as ledger:
+    with opened_with(settings, create=True, sends=True, stays=True) as ledger:
         requests = logging.getLogger("threadledger.server")
         level = requests.level
         server = open_server(ledger, settings, host=host, port=port, root_path=root_path, allowed_hosts=allow_host)

@@ -56,7 +56,7 @@ def worker(context: click.Context, concurrency: int, host: str, port: int | None
     from .schedules import check_command
 
     settings = load_settings()
-    with opened_with(settings, create=True, sends=True) as ledger:
+    with opened_with(settings, create=True, sends=True, stays=True) as ledger:
         working = open_worker(ledger, settings, WorkerOptions(concurrency, host, port), check_command=check_command)
         lines = logging.getLogger("threadledger.worker")
         level = lines.level

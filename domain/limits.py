@@ -78,6 +78,9 @@ BREAKER_COOLDOWN_MAX_SECONDS = 300.0
 BREAKER_RETRY_AFTER_MAX_SECONDS = 3_600.0
 """Longest `Retry-After` that a cooldown follows, in seconds: a wrong header must not disable a backend forever."""
 
+SHARED_HEALTH_SECONDS = 1.0
+"""How long the cooldowns that other processes have found are remembered, in seconds."""
+
 HEALTH_ENDS = 20
 """Number of ended runs that are read per backend to determine its health."""
 

@@ -65,8 +65,9 @@ OPEN_MODULES = {
     *(f"threadledger.domain.memory.{name}" for name in ("rendering", "sending", "tree")),
     *(
         f"threadledger.domain.exchange.{name}"
-        for name in ("recorded_tools", "served", "served_responses", "client_memory")
+        for name in ("recorded_tools", "served", "served_responses", "client_memory", "provider_limits")
     ),
+    "threadledger.domain.failures.shared_health",
 }
 OPEN_ROOM = "threadledger.adapters.wire"
 """Modules that a room shows in addition to its face, and a room of which all modules are shown."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
     from threadledger.domain.replay import JobState
 
     from ..settings import Settings
+    from ..sql import Database
+
+LIMITS_SHOWN, LIMITS_SHOWN_SECONDS = 6, 3_600.0
+"""Maximum number of shared limits that are shown, and how recently they were used, in seconds."""
 
 NAMED = 3
 """Maximum number of runs, jobs or conversations that a message names; the others are only counted."""
@@ -106,6 +111,23 @@ def check_backends_health(ledger: Ledger) -> Iterator[Checked]:
             )
     if not cooling:
         yield Checked("cooling", "no backend is cooling down")
+    yield from _shared_limits(ledger)
+
+
+def _shared_limits(ledger: Ledger) -> Iterator[Checked]:
+    """Say what is left of the limits that all processes share."""
+    from ..sql import SqlProviderLimits
+
+    database: Database = ledger.journal.factory.database  # type: ignore[attr-defined]
+    moment = time.time()
+    known = [each for each in SqlProviderLimits(database).known() if moment - each[3].at < LIMITS_SHOWN_SECONDS]
+    for endpoint, model, quantity, bucket in known[:LIMITS_SHOWN]:
+        place = f"{endpoint.partition('#')[0]}{f' ({model})' if model else ''}"
+        left = max(bucket.refilled(moment).available, 0.0)
+        rate = f"{left:,.0f} of {bucket.per_minute:,.0f} {quantity} a minute are left" if bucket.per_minute else ""
+        closed = f"calls are refused for {bucket.closed_until - moment:.0f} s" if bucket.closed_until > moment else ""
+        if rate or closed:
+            yield Checked("cooling", f"{place}, shared by all processes: {', '.join(filter(None, (rate, closed)))}")
 
 
 def check_views(ledger: Ledger) -> Iterator[Checked]:

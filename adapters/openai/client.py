@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from threadledger.domain.journal.uploads import Uploads
     from threadledger.domain.memory import Memory
 
+    from ..shared_limits import SharedLimits
+
 SDK = TypeVar("SDK")
 
 OPENAI_BASE_URL = "https://api.openai.com/v1"
@@ -65,6 +67,9 @@ class Client:
 
     open_uploads: Callable[[], Uploads | None] = field(default=lambda: None, repr=False, compare=False)
     """Returns the record of uploaded attachments; None: nothing is uploaded."""
+
+    share: Callable[[str, str], SharedLimits] | None = field(default=None, repr=False, compare=False)
+    """Returns what all processes may send to an endpoint together with a key; None if each process is on its own."""
 
     has_no_files: bool = field(default=False, repr=False, compare=False)
     """Whether the provider was found to have no Files API."""
@@ -112,14 +117,19 @@ class Client:
             made._custom_headers = {}  # the SDK has no public way to ignore the headers of the environment
         return sdk
 
-    @staticmethod
-    def hooks(*, awaited: bool) -> dict[str, list[Callable[..., Any]]]:
-        """Return the hooks of an HTTP client, blocking or asynchronous: no redirect to another origin is followed."""
+    def hooks(self, *, awaited: bool) -> dict[str, list[Callable[..., Any]]]:
+        """Return the hooks of an HTTP client, blocking or asynchronous: no redirect to another origin is followed, and shared
+        limits are kept."""
 
         async def refuse(response: Any) -> None:
             refuse_other_origins(response)
 
-        return {"response": [refuse if awaited else refuse_other_origins]}
+        hooks: dict[str, list[Callable[..., Any]]] = {"response": [refuse if awaited else refuse_other_origins]}
+        if self.share is not None:
+            before, after = self.share(self.endpoint, self.azure_ad_token or self.api_key or "").hooks(awaited=awaited)
+            hooks["request"] = [before]
+            hooks["response"].append(after)
+        return hooks
 
     def load(self, resource: str) -> None:
         """Import the SDK and create the blocking client, so that the time for it is not part of a run.

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from threadledger.domain.durations import retry_after
+from threadledger.domain.errors import ProviderRefused
 from threadledger.domain.failures import Failure, redact, whole_text
 from threadledger.domain.provider_errors import ERROR_EVENT
 
@@ -35,6 +36,9 @@ def failure_of(
     refused = next((each for each in causes if isinstance(each, RedirectRefused)), None)
     if refused is not None:
         return context.failure("error", code=REDIRECT_REFUSED, message=redact(str(refused)))
+    own = next((each for each in causes if isinstance(each, ProviderRefused)), None)
+    if own is not None:  # before anything was sent: the limits that all processes share have no room
+        return replace(own.failure, thread_id=thread_id, details=dict(own.failure.details) | {"endpoint": endpoint})
     name = _kind(error)
     details = {"exception": name}
     response = getattr(error, "response", None)

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from .deferral import TASK, Deferral, deferred
     from .factory import Factory
     from .notebooks import RememberedAssistants, SqlMirrorHeads
+    from .provider_limits import SqlBackendHealth, SqlProviderLimits
     from .replica import journal_of_replica, lag_of_replica
     from .restoration import restore
     from .schema import SCHEMA_VERSION
@@ -26,8 +27,10 @@ __all__ = [
     "Deferral",
     "Factory",
     "RememberedAssistants",
+    "SqlBackendHealth",
     "SqlBudgets",
     "SqlMirrorHeads",
+    "SqlProviderLimits",
     "SqlWebhookMessages",
     "back_up",
     "database_place",
@@ -55,6 +58,7 @@ if not TYPE_CHECKING:
             "deferral": "TASK Deferral deferred",
             "factory": "Factory",
             "notebooks": "RememberedAssistants SqlMirrorHeads",
+            "provider_limits": "SqlBackendHealth SqlProviderLimits",
             "replica": "journal_of_replica lag_of_replica",
             "restoration": "restore",
             "schema": "SCHEMA_VERSION",

@@ -215,6 +215,26 @@ STEPS: tuple[tuple[str, ...], ...] = (
             UNIQUE (failure_group, kind, occurrence)
         )""",
         "CREATE INDEX webhook_messages_by_time ON webhook_messages (next_at) WHERE next_at IS NOT NULL",
+        # What the provider allows in a minute, and what is left of it, as of a time of the database's clock in Unix seconds.
+        """CREATE TABLE provider_limits (
+            endpoint TEXT NOT NULL,
+            model TEXT NOT NULL,
+            quantity TEXT NOT NULL,
+            per_minute DOUBLE PRECISION NOT NULL,
+            available DOUBLE PRECISION NOT NULL,
+            at DOUBLE PRECISION NOT NULL,
+            closed_until DOUBLE PRECISION NOT NULL,
+            PRIMARY KEY (endpoint, model, quantity)
+        )""",
+        # Backends that cool down for all processes, and until when one of them probes.
+        """CREATE TABLE backend_health (
+            backend TEXT PRIMARY KEY,
+            since TEXT NOT NULL,
+            until TEXT NOT NULL,
+            failures INTEGER NOT NULL,
+            last TEXT NOT NULL,
+            probe_until TEXT
+        )""",
     ),
 )
 

@@ -21,10 +21,11 @@ from ..effects import Effects, work
 from ..errors import ConversationNotFound, ProviderRefused, ThreadledgerError
 from ..failures import Cause, Health, diagnose
 from ..ids import new_id, now, to_iso
-from ..limits import BETWEEN_RUNS_SECONDS, CLAIM_STEP_SECONDS_MAX, RUN_GRACE_SECONDS
+from ..limits import BACKOFF_MAX_SECONDS, BETWEEN_RUNS_SECONDS, CLAIM_STEP_SECONDS_MAX, RUN_GRACE_SECONDS
 
 if TYPE_CHECKING:
     from ..conversation import Conversation, ConversationState
+    from ..failures import Failure
     from ..journal import Also, Journal
     from .claims import PreparedThread
     from .delivery import Delivered
@@ -52,7 +53,8 @@ class Unsent(NamedTuple):
 
     reason: str
     until: datetime | None = None
-    """When it may be tried again, because an exchange is in progress or the provider is skipped; None if it failed."""
+    """When it may be tried again, because an exchange is in progress, or the provider is skipped or has a limit; None if it
+    failed."""
 
 
 class ThreadOutbox:
@@ -65,16 +67,18 @@ class ThreadOutbox:
         always: Sequence[str] = (),
         *,
         by_worker: bool = False,
+        health: Health | None = None,
     ) -> None:
         """Create an outbox; `heads` returns the stored states of threads, and is called when one is needed.
 
-        With `by_worker`, `mirror` does nothing: a worker sends what is missing.
+        With `by_worker`, `mirror` does nothing: a worker sends what is missing. `health` is that of the providers; by default, as
+        this outbox sees it.
         """
         self._mirrors = mirrors
         self._kinds = frozenset(mirrors)
         self._open_heads = heads
         self._always = always
-        self._health = Health()
+        self._health = health or Health()
         self.by_worker = by_worker
 
     @property
@@ -263,7 +267,7 @@ class ThreadOutbox:
         except ProviderRefused as refused:
             self._health.saw(name, refused.failure, now())
             yield from work(partial(_record_unreached, journal, key, mirror, refused))
-            return Unsent(f"{name}: {diagnose(refused.failure).value}: {refused}")
+            return Unsent(f"{name}: {diagnose(refused.failure).value}: {refused}", _end_of_limit(refused.failure))
         self._health.saw(name, None, now())
         return None
 
@@ -335,6 +339,13 @@ def usable_id(state: ConversationState, mirror: ThreadMirror) -> str | None:
     link = state.links.get(mirror.name)
     usable = link is not None and link.is_usable(mirror.endpoint, state.cut_version)
     return link.thread_id if link is not None and usable else None
+
+
+def _end_of_limit(failure: Failure) -> datetime | None:
+    """Return when a provider that has refused more calls may be called again; None for another failure."""
+    if diagnose(failure) is not Cause.RATE_LIMITED:
+        return None
+    return now() + timedelta(seconds=failure.retry_after_seconds or BACKOFF_MAX_SECONDS)
 
 
 def _record_unreached(journal: Journal, key: str, mirror: ThreadMirror, refused: ProviderRefused) -> None:

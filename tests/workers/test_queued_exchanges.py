@@ -10,6 +10,7 @@ import random
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ SOAK = "THREADLEDGER_SOAK" in os.environ
 EXCHANGES = 500 if SOAK else 16
 KILL_SECONDS = 2.0 if SOAK else 1.0
 PROCESSES = 4
+REQUESTS_PER_MINUTE = 1_200 if SOAK else 120
 
 
 @pytest.fixture
@@ -68,6 +70,44 @@ def test_each_queued_exchange_is_answered_once_or_has_failed_however_many_worker
         ledger.conversation(key).append("user", f"Where is parcel {key}?")
     exchanges = {key: queue(ledger, key) for key in keys}
     ledger.journal.served_notes.release_all()
+    with killing(processes):
+        wait_until(lambda: all_have_ended(ledger, exchanges), 1_200 if SOAK else 60)
+    outcomes = Counter(outcome(ledger, key, exchange_id) for key, exchange_id in exchanges.items())
+    assert outcomes.keys() <= {("answered", 1), ("failed", 0)}
+    assert outcomes["answered", 1] > EXCHANGES // 2
+    assert ledger.journal.served_notes.abandoned(10) == []
+    assert list(ledger.check()) == []
+
+
+def test_workers_together_keep_the_limit_of_the_provider_however_many_are_killed(
+    ledger: Ledger, processes: WorkerProcesses, simulator: Simulator
+) -> None:
+    simulator.limit_rates(requests_per_minute=REQUESTS_PER_MINUTE)
+    simulator.add_fault("POST /chat/completions", slow=0.02, times=None)
+    keys = [f"k{number}" for number in range(EXCHANGES)]
+    for key in keys:
+        ledger.conversation(key).append("user", f"Where is parcel {key}?")
+    exchanges = {key: queue(ledger, key) for key in keys}
+    ledger.journal.served_notes.release_all()
+    simulator.provider.rates.buckets["requests"].left = 2.0  # the limit is felt at once
+    processes.start("--concurrency", "1")
+    wait_until(lambda: len(sent(simulator)) > 1)  # the first answers tell the limit
+    with killing(processes):
+        wait_until(lambda: all_have_ended(ledger, exchanges), 1_200 if SOAK else 60)
+    statuses = Counter(each.status for each in sent(simulator))
+    assert statuses[200] >= EXCHANGES
+    assert statuses[429] <= 0.02 * statuses.total(), statuses
+    outcomes = Counter(outcome(ledger, key, exchange_id) for key, exchange_id in exchanges.items())
+    assert outcomes == {("answered", 1): EXCHANGES}
+
+
+def sent(simulator: Simulator) -> list[Any]:
+    return [each for each in simulator.requests if each.template == "POST /chat/completions"]
+
+
+@contextmanager
+def killing(processes: WorkerProcesses) -> Iterator[None]:
+    """Run workers of which one is killed again and again, and replaced."""
     workers, rng, over = (
         [processes.start("--concurrency", "2") for _ in range(PROCESSES)],
         random.Random(20),
@@ -80,18 +120,13 @@ def test_each_queued_exchange_is_answered_once_or_has_failed_however_many_worker
             processes.kill(workers[place])
             workers[place] = processes.start("--concurrency", "2")
 
-    killing = threading.Thread(target=kill)
-    killing.start()
+    thread = threading.Thread(target=kill)
+    thread.start()
     try:
-        wait_until(lambda: all_have_ended(ledger, exchanges), 1_200 if SOAK else 60)
+        yield
     finally:
         over.set()
-        killing.join()
-    outcomes = Counter(outcome(ledger, key, exchange_id) for key, exchange_id in exchanges.items())
-    assert outcomes.keys() <= {("answered", 1), ("failed", 0)}
-    assert outcomes["answered", 1] > EXCHANGES // 2
-    assert ledger.journal.served_notes.abandoned(10) == []
-    assert list(ledger.check()) == []
+        thread.join()
 
 
 def all_have_ended(ledger: Ledger, exchanges: dict[str, str]) -> bool:

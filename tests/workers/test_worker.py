@@ -422,3 +422,15 @@ def test_opentelemetry_gets_the_metrics_too(opened: Open, start: Start) -> None:
     points = found["threadledger_worker_items_total"].data.data_points
     assert {(point.attributes["kind"], point.attributes["outcome"]) for point in points} >= {("mirror", "done")}
     assert found["threadledger_worker_items_parked"].data.data_points[0].value == 0
+
+
+def test_a_thread_that_a_limit_of_the_provider_holds_up_waits_and_has_not_failed(
+    opened: Open, start: Start, simulator: Simulator
+) -> None:
+    refused = {"status": 429, "headers": {"retry-after-ms": "300"}}
+    simulator.add_fault("POST /conversations", refuse=refused, times=3)
+    worker = start()
+    ledger = opened()
+    ledger.conversation("k").append("user", "Hello.")
+    wait_until(lambda: same(ledger, "k"))
+    assert worker.work.done.get(("mirror", "failed"), 0) == 0 and worker.work.done["mirror", "later"] > 0

@@ -1,0 +1,1 @@
+from domain.exchange.provider_limits import *

@@ -1,0 +1,1 @@
+from domain.failures.shared_health import *
