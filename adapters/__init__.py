@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from .simulator import Fault, Script, ScriptError, Simulator, StateError
     from .sql import SCHEMA_VERSION, Database, back_up, restore, upgrade
     from .telemetry import Telemetry
+    from .tenant_ledgers import tenants_of
     from .testcase import ExportedRun, export_run
     from .tool_loading import problem_of_tools
     from .trust import TRUST_DIR, FolderNotTrusted, FolderTrust, revoke, trust_file
@@ -82,6 +83,7 @@ _PLACES = {
     "render_report": ".report",
     "restore": ".sql",
     "revoke": ".trust",
+    "tenants_of": ".tenant_ledgers",
     "thread_reader": ".wiring",
     "tool_problems": ".openai",
     "trust_file": ".trust",
@@ -134,6 +136,7 @@ __all__ = [
     "render_report",
     "restore",
     "revoke",
+    "tenants_of",
     "thread_reader",
     "tool_problems",
     "trust_file",

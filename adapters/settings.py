@@ -5,8 +5,10 @@ Settings are frozen once read. Unknown keys in `.env` are ignored, unknown keys 
 
 from __future__ import annotations
 
+import copy
 import errno
 import os
+import re
 import stat
 from collections.abc import Callable, Mapping
 from io import StringIO
@@ -47,6 +49,19 @@ COST_DOLLARS_MAX = 1e9
 
 RERUN_MINUTES_MAX = 1_440
 """Maximum number of minutes after which a failure is rerun by policy: one day, after which it is left to a person."""
+
+
+TENANT_CHARS_MAX = 63
+"""Maximum length of a tenant's name, in characters: that of a name in PostgreSQL and of a label in DNS."""
+
+TENANT = re.compile(rf"[a-z0-9_-]{{1,{TENANT_CHARS_MAX}}}")
+"""Name of a tenant that has a ledger of its own."""
+
+TENANT_PLACE = "{tenant}"
+"""What stands in an address for the name of the tenant."""
+
+PER_TENANT = ("db", "read_db", "blobs")
+"""Settings that name the tenant if the database does, so that no tenant reads or removes what is another's."""
 
 
 class SecretStr:
@@ -174,6 +189,13 @@ def _minutes(given: object) -> int | None:
     return None if given == "never" else _whole(1, RERUN_MINUTES_MAX)(given)
 
 
+def _tenant(given: object) -> str:
+    """Return the name of a tenant, which may become part of a path, a URL or the name of a database."""
+    if TENANT.fullmatch(_text(given)) is None:
+        raise ValueError(f"a tenant has 1 to {TENANT_CHARS_MAX} characters of a-z, 0-9, _ and -")
+    return _text(given)
+
+
 def _choice(*choices: str) -> Callable[[object], str]:
     def read(given: object) -> str:
         if isinstance(given, str) and given in choices:
@@ -207,6 +229,7 @@ class Settings:
     """Hold the settings of threadledger (see docs/settings.md)."""
 
     db: str = _field("THREADLEDGER_DB", _text, "sqlite:///threadledger.db")
+    tenant: str | None = _field("THREADLEDGER_TENANT", _tenant)
     read_db: str | None = _field("THREADLEDGER_READ_DB", _text)
     blobs: str | None = _field("THREADLEDGER_BLOBS", _text)
     openai_api_key: SecretStr | None = _field("OPENAI_API_KEY", _secret)
@@ -279,9 +302,36 @@ class Settings:
         """The content of `.env`, read once: what is checked (`trust.py`) is what is used."""
         self._profile: bytes | None = None
         """The content of the profile, which a command reads once, for the same reason."""
+        self._pattern = ""
+        """The address of the database before a tenant was chosen."""
         self._trust: Any = None
         """The `FolderTrust` of a command; None in an app, which runs the code of its folder anyway."""
         vars(self).update({key: values.get(key, field.default) for key, field in self.fields.items()})
+
+    @property
+    def is_per_tenant(self) -> bool:
+        """Return whether the database is that of a tenant, and none was chosen yet."""
+        return TENANT_PLACE in self.db
+
+    def of_tenant(self, tenant: str) -> Settings:
+        """Return these settings with the addresses of one tenant.
+
+        Raises:
+            InvalidSettings: the name cannot be that of a tenant.
+        """
+        found = copy.copy(self)
+        name = _read_value(self.fields["tenant"], tenant, "the tenant")
+        chosen = {key: getattr(self, key).replace(TENANT_PLACE, name) for key in PER_TENANT if getattr(self, key)}
+        vars(found).update(chosen, tenant=name)
+        found._pattern = self.db
+        return found
+
+    @property
+    def own_environment(self) -> Mapping[str, str]:
+        """Return the variables that have another process use this database."""
+        if self.tenant is None:
+            return {"THREADLEDGER_DB": self.db}
+        return {"THREADLEDGER_DB": self._pattern, "THREADLEDGER_TENANT": self.tenant}
 
     def __setattr__(self, name: str, value: object) -> None:
         if not name.startswith("_"):
@@ -432,7 +482,8 @@ def load_settings(**options: Any) -> Settings:
         settings._file = with_settings_first(file, settings, {*values, *given})
     _check_provider(settings)
     _check_backends(settings)
-    return settings
+    _check_tenant(settings)
+    return settings.of_tenant(settings.tenant) if settings.tenant is not None else settings
 
 
 def _read_value(field: Field, given: object, place: str) -> Any:
@@ -556,6 +607,23 @@ def _check_provider(settings: Settings) -> None:
     if settings.openai_api_version is None:
         raise InvalidSettings(
             "AZURE_OPENAI_ENDPOINT is set and OPENAI_API_VERSION is not: set it to the version of the Azure API to use"
+        )
+
+
+def _check_tenant(settings: Settings) -> None:
+    """Raise if only some of the addresses are those of a tenant, or if a tenant was chosen and none of them is."""
+    named = {key: TENANT_PLACE in address for key in PER_TENANT if (address := getattr(settings, key))}
+    wrong = next((key for key, has_place in named.items() if has_place is not named["db"]), None)
+    if wrong is not None:
+        lacking, having = (wrong, "db") if named["db"] else ("db", wrong)
+        raise InvalidSettings(
+            f"{_name(having)} contains {TENANT_PLACE} and {_name(lacking)} does not, so that tenants would share it: write "
+            f"{TENANT_PLACE} in both, or in neither"
+        )
+    if settings.tenant is not None and not named["db"]:
+        raise InvalidSettings(
+            f"a tenant was chosen ({settings.tenant!r}), and the database is the same for all: write {TENANT_PLACE} in "
+            f"{_name('db')}, or leave --tenant and {_name('tenant')} out"
         )
 
 

@@ -119,6 +119,7 @@ def open_ledger(
         raise
     if settings.blobs is not None:
         database.blob_files = cache(partial(_blob_files, settings))
+    journal.tenant = settings.tenant or ""
     journal.price = partial(_price_of_run, settings)
     if settings.max_cost_per_conversation is not None or settings.max_cost_per_owner_day is not None:
         from .costs import budgets_of

@@ -9,7 +9,7 @@ import click
 
 from threadledger import __version__
 
-from .main import LazyGroup, common
+from .main import LazyGroup, common, invocation
 
 __all__ = ["main", "replay_main"]
 
@@ -50,13 +50,15 @@ COMMANDS = {
 
 @click.group(cls=LazyGroup, places=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="threadledger")
+@click.option("--tenant", metavar="T", help="Tenant whose ledger is used, if the database is one for each.")
 @common
-def root() -> None:
+def root(tenant: str | None) -> None:
     """Keep conversations that outlive any provider's threads.
 
     threadledger is an event-sourced conversation store: every message and every run is journaled, failures are
     explained, and threads can be rebuilt. Start with: threadledger demo
     """
+    invocation().tenant = tenant
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .main import Exit, LazyGroup, TextParameter, common, invocation, load_settings, opened
+from .main import Exit, LazyGroup, TextParameter, common, error_message, invocation, load_settings, opened
 from .output import clock, counted, emit_many, emit_one, note, prose, reported
 from .replay.plans import confirm
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from threadledger.adapters import Settings
 
 
 @click.group(
@@ -159,28 +161,59 @@ def copy(url: str) -> int:
 
 
 @click.command()
+@click.option("--all-tenants", is_flag=True, help="Upgrade the ledgers of all tenants; one that fails stops no other.")
 @common
-def upgrade() -> int:
+def upgrade(all_tenants: bool) -> int:
     """Upgrade the schema to this version. It can be interrupted and goes on where it stopped; others can read meanwhile.
 
     A schema cannot be downgraded: back up first with `db backup`. Programs of an earlier version must be restarted with
     this one afterwards.
     """
+    settings = load_settings()
+    settings.require_trust("database")
+    if all_tenants:
+        return _upgrade_all(settings)
+    upgraded = _upgraded(settings)
+    outcome = f"{upgraded.pop('url')}: {_outcome(upgraded)}"
+    emit_one(upgraded, lambda console: prose(console, outcome))
+    return Exit.DONE
+
+
+def _upgraded(settings: Settings) -> dict[str, Any]:
+    """Upgrade one ledger, and return its URL and its schema before and now."""
     from threadledger.adapters import SCHEMA_VERSION, Database
     from threadledger.adapters import upgrade as upgraded
 
-    settings = load_settings()
-    settings.require_trust("database")
     with closing(Database(settings.db, create=False)) as database, reported("events") as progress:
         before, shown_url = upgraded(database, progress), database.shown_url
-    outcome = f"schema {SCHEMA_VERSION} is current"
-    if before is not None:
-        outcome = f"schema {SCHEMA_VERSION}, upgraded from {before}"
-    emit_one(
-        {"schema_before": before, "schema_version": SCHEMA_VERSION},
-        lambda console: prose(console, f"{shown_url}: {outcome}"),
-    )
-    return Exit.DONE
+    return {"url": shown_url, "schema_before": before, "schema_version": SCHEMA_VERSION}
+
+
+def _outcome(upgraded: Mapping[str, Any]) -> str:
+    before, version = upgraded["schema_before"], upgraded["schema_version"]
+    return f"schema {version} is current" if before is None else f"schema {version}, upgraded from {before}"
+
+
+def _upgrade_all(settings: Settings) -> int:
+    from threadledger.adapters import tenants_of
+    from threadledger.domain.errors import ThreadledgerError
+
+    if not settings.is_per_tenant:
+        raise click.UsageError(
+            "there is one ledger for all: --all-tenants needs {tenant} in THREADLEDGER_DB, and no --tenant"
+        )
+    rows: list[dict[str, Any]] = []
+    for tenant in tenants_of(settings):
+        row: dict[str, Any] = {"tenant": tenant, "schema_before": None, "schema_version": None, "outcome": ""}
+        try:
+            upgraded = _upgraded(settings.of_tenant(tenant))
+            row |= {name: upgraded[name] for name in ("schema_before", "schema_version")}
+            row["outcome"] = _outcome(upgraded)
+        except ThreadledgerError as error:
+            row["outcome"] = f"failed: {error_message(error)}"
+        rows.append(row)
+    emit_many(rows, ("tenant", "schema_version", "outcome"), empty="no tenant has a ledger")
+    return Exit.SOME_FAILED if any(row["schema_version"] is None for row in rows) else Exit.DONE
 
 
 @click.command()

@@ -42,12 +42,23 @@ class Invocation:
     """Hold the global options of one invocation."""
 
     db: str | None = None
+    tenant: str | None = None
     output: str = "table"
     csv_raw: bool = False
     verbose: bool = False
     log_format: str | None = None
     arguments: Sequence[str] = ()
     """The whole command line, without the name of the program."""
+
+
+OPEN_LEDGERS = click.option(
+    "--open-ledgers",
+    type=click.IntRange(1),
+    default=32,
+    show_default=True,
+    metavar="N",
+    help="Maximum number of tenants' ledgers open at a time, if each tenant has one.",
+)
 
 
 def invocation() -> Invocation:
@@ -105,7 +116,8 @@ def load_settings(**options: Any) -> Settings:
     """Load the settings; `--db`, `--log-format` and the given options take precedence."""
     from threadledger.adapters import load_settings as load
 
-    settings = load(db=invocation().db, log_format=invocation().log_format, **options)
+    given = invocation()
+    settings = load(db=given.db, tenant=given.tenant, log_format=given.log_format, **options)
     if settings.depends_on_folder:
         from threadledger.adapters import FolderTrust
 
@@ -152,6 +164,22 @@ def opened_with(
         yield ledger
     finally:
         ledger.close()
+
+
+def tenant_opener(settings: Settings) -> Callable[[Settings], Ledger]:
+    """Return a function that opens the ledger of a tenant, from any thread, for a process that has those of several open."""
+    from threadledger.adapters import open_ledger
+
+    settings.require_trust("provider")
+    _set_up_logging(settings.log_format)
+    actor = _user()
+
+    def opened(of_tenant: Settings) -> Ledger:
+        ledger = open_ledger(of_tenant, create=False, stays=True)
+        ledger.journal.actor = actor
+        return ledger
+
+    return opened
 
 
 ACTOR_CHARS_MAX = 200

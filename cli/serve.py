@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import logging
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
 import click
 
-from .main import TEXT, Exit, LazyGroup, common, load_settings, opened_with
+from .main import OPEN_LEDGERS, TEXT, Exit, LazyGroup, common, load_settings, opened_with, tenant_opener
 from .output import note
+
+if TYPE_CHECKING:
+    from threadledger.adapters import Settings
+    from threadledger.adapters.server import Server
 
 PLACES = {"keys": (".serve_keys", "keys", "Add, list and revoke the keys of apps.")}
 """Commands of the group."""
@@ -32,35 +38,53 @@ PLACES = {"keys": (".serve_keys", "keys", "Add, list and revoke the keys of apps
     metavar="NAME",
     help="Answer requests for this host name too while there is no key; can be repeated.",
 )
+@OPEN_LEDGERS
 @common
 @click.pass_context
-def serve(context: click.Context, host: str, port: int, root_path: str, allow_host: tuple[str, ...]) -> int:
+def serve(
+    context: click.Context, host: str, port: int, root_path: str, allow_host: tuple[str, ...], open_ledgers: int
+) -> int:
     """Serve OpenAI's state APIs from the journal, and print the base URL. Ctrl-C stops the server.
 
-    An app that was written for assistants, threads and runs sets its base URL and keeps its thread ids. See docs/serve.md.
+    An app that was written for assistants, threads and runs sets its base URL and keeps its thread ids. If the database is
+    that of a tenant, and none is chosen, all tenants are served: the key of a request names its tenant. See docs/serve.md.
     """
     if context.invoked_subcommand is not None:
         return Exit.DONE
-    from threadledger.adapters.server import open_server, require_path
+    from threadledger.adapters.server import TenantServer, open_server, require_path
 
     require_path(root_path)
     settings = load_settings()
-    with opened_with(settings, create=True, sends=True, stays=True) as ledger:
-        requests = logging.getLogger("threadledger.server")
-        level = requests.level
-        server = open_server(ledger, settings, host=host, port=port, root_path=root_path, allowed_hosts=allow_host)
-
-        def announce() -> None:
-            requests.setLevel(logging.INFO)
-            click.echo(server.base_url)
-            note(
-                f"set OPENAI_BASE_URL={server.base_url} in your app; any API key works while there is none; Ctrl-C stops"
+    with ExitStack() as opened:
+        if settings.is_per_tenant:
+            server: Server = TenantServer(
+                settings,
+                tenant_opener(settings),
+                host,
+                port,
+                root_path,
+                allowed_hosts=allow_host,
+                open_ledgers=open_ledgers,
             )
+        else:
+            ledger = opened.enter_context(opened_with(settings, create=True, sends=True, stays=True))
+            server = open_server(ledger, settings, host=host, port=port, root_path=root_path, allowed_hosts=allow_host)
+        return Exit.DONE if _served(server, settings) else Exit.INTERRUPTED
 
-        try:
-            ended_in_order = server.serve_forever(announce)
-        except OSError as error:
-            raise click.ClickException(f"{error}, with --host or --port") from error
-        finally:
-            requests.setLevel(level)
-    return Exit.DONE if ended_in_order else Exit.INTERRUPTED
+
+def _served(server: Server, settings: Settings) -> bool:
+    requests = logging.getLogger("threadledger.server")
+    level = requests.level
+
+    def announce() -> None:
+        requests.setLevel(logging.INFO)
+        click.echo(server.base_url)
+        key = "a key of a tenant" if settings.is_per_tenant else "any API key works while there is none"
+        note(f"set OPENAI_BASE_URL={server.base_url} in your app; {key}; Ctrl-C stops")
+
+    try:
+        return server.serve_forever(announce)
+    except OSError as error:
+        raise click.ClickException(f"{error}, with --host or --port") from error
+    finally:
+        requests.setLevel(level)

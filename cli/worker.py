@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import logging
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from .main import TEXT, Exit, LazyGroup, common, load_settings, opened, opened_with
+from .main import OPEN_LEDGERS, TEXT, Exit, LazyGroup, common, load_settings, opened, opened_with, tenant_opener
 from .output import clock, counted, emit_line, emit_many, note
+
+if TYPE_CHECKING:
+    from threadledger.adapters.workers import TenantPool, Worker
 
 PLACES = {
     "status": (".worker", "status", "List workers, duties and what failed."),
@@ -41,9 +48,18 @@ LISTED_MAX = 1_000
     metavar="P",
     help="Port of health and metrics; default: 8733, or a free one if another worker has it.",
 )
+@click.option(
+    "--tenants",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Work for the tenants of FILE, one a line, if each has a ledger; it is read again when it changes.",
+)
+@OPEN_LEDGERS
 @common
 @click.pass_context
-def worker(context: click.Context, concurrency: int, host: str, port: int | None) -> int:
+def worker(
+    context: click.Context, concurrency: int, host: str, port: int | None, tenants: Path | None, open_ledgers: int
+) -> int:
     """Mirror threads that are behind, answer exchanges of stopped processes, work on jobs, and keep views caught up.
 
     One process a machine is enough; on PostgreSQL any number of machines may have one. After SIGTERM it hands over and ends
@@ -51,28 +67,36 @@ def worker(context: click.Context, concurrency: int, host: str, port: int | None
     """
     if context.invoked_subcommand is not None:
         return Exit.DONE
-    from threadledger.adapters.workers import WorkerOptions, open_worker
+    from threadledger.adapters.workers import TenantPool, WorkerOptions, open_worker
 
     from .schedules import check_command
 
-    settings = load_settings()
-    with opened_with(settings, create=True, sends=True, stays=True) as ledger:
-        working = open_worker(ledger, settings, WorkerOptions(concurrency, host, port), check_command=check_command)
-        lines = logging.getLogger("threadledger.worker")
-        level = lines.level
+    settings, options = load_settings(), WorkerOptions(concurrency, host, port)
+    with ExitStack() as opened:
+        if tenants is not None:
+            open_one, make = tenant_opener(settings), partial(open_worker, check_command=check_command)
+            working: Worker | TenantPool = TenantPool(settings, tenants, open_one, make, options, open_ledgers)
+        else:
+            ledger = opened.enter_context(opened_with(settings, create=True, sends=True, stays=True))
+            working = open_worker(ledger, settings, options, check_command=check_command)
+        return Exit.DONE if _worked(working, concurrency) else Exit.INTERRUPTED
 
-        def announce() -> None:
-            lines.setLevel(logging.INFO)
-            click.echo(working.url)
-            note(f"working with {counted(concurrency, 'item')} of each kind at a time; Ctrl-C hands over and stops")
 
-        try:
-            stopped_in_order = working.run_forever(announce)
-        except OSError as error:
-            raise click.ClickException(f"{error}, with --host or --port") from error
-        finally:
-            lines.setLevel(level)
-    return Exit.DONE if stopped_in_order else Exit.INTERRUPTED
+def _worked(working: Worker | TenantPool, concurrency: int) -> bool:
+    lines = logging.getLogger("threadledger.worker")
+    level = lines.level
+
+    def announce() -> None:
+        lines.setLevel(logging.INFO)
+        click.echo(working.url)
+        note(f"working with {counted(concurrency, 'item')} of each kind at a time; Ctrl-C hands over and stops")
+
+    try:
+        return working.run_forever(announce)
+    except OSError as error:
+        raise click.ClickException(f"{error}, with --host or --port") from error
+    finally:
+        lines.setLevel(level)
 
 
 @click.command()

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from .runner import Runner
     from .serve_settings import ServeSettings, parse_serve, target_of
     from .server import Server, open_server, require_path
+    from .tenant_server import TenantServer
 
 __all__ = [
     "Caller",
@@ -20,6 +21,7 @@ __all__ = [
     "ServedCall",
     "Server",
     "ServerLimits",
+    "TenantServer",
     "open_server",
     "parse_serve",
     "require_path",
@@ -37,5 +39,6 @@ if not TYPE_CHECKING:
             "runner": "Runner",
             "serve_settings": "ServeSettings parse_serve target_of",
             "server": "Server open_server require_path",
+            "tenant_server": "TenantServer",
         },
     )

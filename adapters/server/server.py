@@ -16,7 +16,7 @@ from typing import Any, Protocol, Self
 from threadledger.domain.errors import InvalidSettings
 from threadledger.domain.ledger import Ledger
 
-from ..listener import Listener, ListenerThread, bound_socket, url_of
+from ..listener import Listener, ListenerThread, StoppableApp, bound_socket, url_of
 from ..settings import BACKENDS, Settings
 from ..wire.addresses import API_PREFIX
 from .access import Access, KeyLookup, NoKeys
@@ -181,10 +181,19 @@ class Server:
             each.stop()
 
 
+class LimitedApp(StoppableApp, Protocol):
+    """Define an application with limits of its own."""
+
+    @property
+    def limits(self) -> ServerLimits:
+        """Return its limits."""
+        ...
+
+
 class ServerListener(Listener):
     """Wait for requests in progress before the server stops; a second signal ends it at once."""
 
-    def __init__(self, app: ServerApp, announce: Callable[[], None]) -> None:
+    def __init__(self, app: LimitedApp, announce: Callable[[], None]) -> None:
         limits = app.limits
         options: dict[str, Any] = {"http": ClientConnection, "timeout_keep_alive": KEEP_ALIVE_SECONDS}
         super().__init__(app, announce, h11_max_incomplete_event_size=limits.header_bytes, **options)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .replica import journal_of_replica, lag_of_replica
     from .restoration import restore
     from .schema import SCHEMA_VERSION
+    from .tenants import tenants_with_ledgers
     from .upgrading import upgrade
     from .upkeep import back_up
     from .webhook_messages import SqlWebhookMessages
@@ -38,6 +39,7 @@ __all__ = [
     "journal_of_replica",
     "lag_of_replica",
     "restore",
+    "tenants_with_ledgers",
     "upgrade",
 ]
 
@@ -62,6 +64,7 @@ if not TYPE_CHECKING:
             "replica": "journal_of_replica lag_of_replica",
             "restoration": "restore",
             "schema": "SCHEMA_VERSION",
+            "tenants": "tenants_with_ledgers",
             "upgrading": "upgrade",
             "upkeep": "back_up",
             "webhook_messages": "SqlWebhookMessages",

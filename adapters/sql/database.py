@@ -52,6 +52,11 @@ class Database(Connections):
         synchronous: str = "FULL",
     ) -> None:
         self.creates, self.upgrades = create and not read_only, upgrade and not read_only
+        if "{tenant}" in url:
+            raise InvalidSettings(
+                "the database is that of a tenant, and none was chosen: choose one with threadledger --tenant T, or with "
+                "THREADLEDGER_TENANT"
+            )
         address = parse_url(url)
         kind, shown = _kind(address, self.creates, self.upgrades, synchronous)
         super().__init__(kind, shown, read_only=read_only)

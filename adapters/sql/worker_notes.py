@@ -9,7 +9,7 @@ from typing import Any
 
 from threadledger.domain.failures import redact
 from threadledger.domain.ids import from_iso, new_id, now, to_iso
-from threadledger.domain.journal.worker_notes import Duty, FailedWork, WorkerRow
+from threadledger.domain.journal.worker_notes import RETURNS_BY, Duty, FailedWork, WorkerRow
 from threadledger.domain.limits import (
     CLAIM_SECONDS,
     REASON_CHARS_MAX,
@@ -120,10 +120,11 @@ class SqlWorkerNotes:
         )
         found = []
         for worker, started_at, seen_at, facts in self._database.query(query, (gone,)):
-            until = to_iso(from_iso(seen_at) + timedelta(seconds=CLAIM_SECONDS))
+            known = json.loads(facts)
+            until = max(to_iso(from_iso(seen_at) + timedelta(seconds=CLAIM_SECONDS)), known.get(RETURNS_BY, ""))
             is_alive = is_held(worker, until, to_iso(moment))
             name = described(worker, until).rpartition(" until ")[0]
-            found.append(WorkerRow(name, from_iso(started_at), from_iso(seen_at), is_alive, json.loads(facts)))
+            found.append(WorkerRow(name, from_iso(started_at), from_iso(seen_at), is_alive, known))
         return found
 
     def fail(self, kind: str, subject: str, reason: str, *, most: int) -> FailedWork:

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from .reruns import RERUN_DUTY
     from .scheduled_runs import ENDED_IN_ORDER, ScheduledRun, ScheduledRuns
     from .schedules import Schedule, parse_schedules
+    from .tenant_pool import TenantPool
     from .worker import Worker, WorkerOptions, open_worker
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "Schedule",
     "ScheduledRun",
     "ScheduledRuns",
+    "TenantPool",
     "WorkItem",
     "Worker",
     "WorkerOptions",
@@ -37,6 +39,7 @@ if not TYPE_CHECKING:
             "reruns": "RERUN_DUTY",
             "scheduled_runs": "ENDED_IN_ORDER ScheduledRun ScheduledRuns",
             "schedules": "Schedule parse_schedules",
+            "tenant_pool": "TenantPool",
             "worker": "Worker WorkerOptions open_worker",
         },
     )

@@ -70,10 +70,16 @@ class Duties:
     def __init__(self, notes: WorkerNotes, steps: list[DutyStep]) -> None:
         self._notes = notes
         self._stopping = threading.Event()
+        self._done: set[str] = set()
         self._threads = [
             threading.Thread(target=self._run, args=(step,), name=f"threadledger-duty-{step.name}", daemon=True)
             for step in steps
         ]
+
+    @property
+    def were_done(self) -> bool:
+        """Return whether each duty has had a step since the start, here or in another process that has it."""
+        return len(self._done) == len(self._threads)
 
     def start(self) -> None:
         """Start with the duties that no other worker holds."""
@@ -94,6 +100,7 @@ class Duties:
         while not self._stopping.wait(pause):
             try:
                 self._do(step)
+                self._done.add(step.name)
                 failures, pause = 0, step.seconds
             except Exception as error:  # noqa: BLE001 - it is tried again
                 failures += 1
@@ -125,7 +132,8 @@ class Followed:
         self._work = work
         self._engine = engine
         self._grace = 0.0 if by_worker else FOLLOW_GRACE_SECONDS
-        self._has_swept = engine.remembers
+        self.has_swept = engine.remembers
+        """Whether all conversations were looked through, or need not be."""
         self.behind_since: datetime | None = None
         """Time of the first event that was not followed; None if all were."""
 
@@ -146,7 +154,7 @@ class Followed:
         if cursor is None:
             cursor = jobs_cursor = self._journal.last_cursor()
             jobs |= dict.fromkeys(job.job_id for job in self._ledger.replay.jobs() if job.is_detached and job.left)
-            self._has_swept = False
+            self.has_swept = False
         elif self._engine.room():
             try:
                 jobs_cursor = self._follow_jobs(jobs_cursor, jobs)
@@ -154,9 +162,9 @@ class Followed:
             except (LogRewound, InvalidInput) as error:  # a failover lost events, or the database was replaced
                 logger.warning("workers follow the log from its end: %s", redact(str(error)))
                 return {"jobs": [*jobs]}
-        if not self._has_swept:
+        if not self.has_swept:
             self._engine.defer([WorkItem("sweep", "all")])
-            self._has_swept = True
+            self.has_swept = True
         failing = self._failing_jobs() if jobs else set()
         places = self._work.places() if jobs else 0
         for job_id in jobs.keys() - failing:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -77,6 +78,8 @@ class LedgerWork:
         """Takes further items; set before the first one is done."""
         self.done: dict[tuple[str, str], int] = {}
         """Number of items by kind and outcome: `done`, `later` or `failed`."""
+        self.doing: Counter[str] = Counter()
+        """Number of items in progress by kind."""
         self._lock = threading.Lock()
         self._in_progress: set[Interruption] = set()
         self._kinds: dict[str, Callable[[str], Done]] = {
@@ -99,6 +102,15 @@ class LedgerWork:
 
     def perform(self, item: WorkItem) -> datetime | None:
         """Do an item and return when it is to be done again; a failure is noted, and tried again from the notes."""
+        with self._lock:
+            self.doing[item.kind] += 1
+        try:
+            return self._performed_item(item)
+        finally:
+            with self._lock:
+                self.doing[item.kind] -= 1
+
+    def _performed_item(self, item: WorkItem) -> datetime | None:
         began = time.monotonic()
         do = self._kinds.get(item.kind)
         if do is None:
@@ -154,12 +166,12 @@ class LedgerWork:
 
     def _log(self, item: WorkItem, began: float, outcome: str, what: str) -> None:
         with self._lock:
-            place = (item.kind, outcome)
-            self.done[place] = self.done.get(place, 0) + 1
+            ended = (item.kind, outcome)
+            self.done[ended] = self.done.get(ended, 0) + 1
         level = logging.WARNING if outcome == "failed" else logging.INFO
         seconds = time.monotonic() - began
-        text = "%s %r: %s (%.2f s)"
-        logger.log(level, text, item.kind, item.subject, redact(what), seconds)
+        place = f"{self._journal.tenant}: " if self._journal.tenant else ""
+        logger.log(level, "%s%s %r: %s (%.2f s)", place, item.kind, item.subject, redact(what), seconds)
 
     @contextmanager
     def _interruptible(self) -> Iterator[Interruption]:

@@ -10,13 +10,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from dataclasses import replace as with_values
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from threadledger.domain.errors import InvalidSettings, StoreError
 from threadledger.domain.failures import redact
 from threadledger.domain.ids import now, to_iso
+from threadledger.domain.journal.worker_notes import RETURNS_BY
 from threadledger.domain.limits import CLAIM_RENEWAL_SECONDS
 
 from ..server import Runner, ServerLimits
@@ -60,6 +61,12 @@ class WorkerOptions:
     host: str = "127.0.0.1"
     port: int | None = None
     """Port of health and metrics; None for `PORT_DEFAULT`, or a free one if another worker of this machine has it."""
+    shows_status: bool = True
+    """Whether health and metrics are served."""
+    returns_seconds: float = 0.0
+    """Time after which the worker is back at the latest when it has left, in seconds: one that visits many ledgers in turn."""
+    looks_at_all: bool = True
+    """Whether all conversations are looked through at the start, if what waits does not outlive the process."""
 
     def __post_init__(self) -> None:
         """Check the options.
@@ -96,6 +103,7 @@ class Worker:
         self.work = LedgerWork(ledger, self._stopping)
         self.engine = self.work.engine = make_engine(self.work.perform, options.concurrency)
         self._followed = Followed(ledger, self.work, self.engine, by_worker=by_worker)
+        self._followed.has_swept |= not options.looks_at_all
         limits = ServerLimits(exchanges=options.concurrency, exchanges_per_key=options.concurrency)
         self._runner = Runner(ledger, limits)
         steps = self._followed.steps()
@@ -126,7 +134,7 @@ class Worker:
             OSError: the address of health and metrics cannot be bound.
             StoreError: the database cannot be used.
         """
-        self._status = self._served()
+        self._status = served_status(self._options, self.health, self.metrics) if self._options.shows_status else None
         try:
             self._runner.start()
             self.work.notes.seen(self._facts())
@@ -136,7 +144,8 @@ class Worker:
             self.on_start(self)
         except BaseException:
             self._runner.stop()
-            self._status.stop()
+            if self._status is not None:
+                self._status.stop()
             raise
 
     def stop(self) -> None:
@@ -150,23 +159,23 @@ class Worker:
         self.engine.stop(LEAVE_SECONDS)
         stopping.join(STOP_SECONDS)
         with suppress(StoreError):
-            self.work.notes.leave()
+            if self._options.returns_seconds:
+                back = now() + timedelta(seconds=self._options.returns_seconds)
+                self.work.notes.seen({**self._facts(), RETURNS_BY: to_iso(back)})
+            else:
+                self.work.notes.leave()
         if self._status is not None:
             self._status.stop()
 
     def run_forever(self, announce: Callable[[], None] = lambda: None) -> bool:
         """Run until SIGTERM or Ctrl-C, and return whether the worker stopped in order. A second signal ends it at once."""
-        asked, forced = threading.Event(), threading.Event()
-        with _signals(asked, forced):
-            self.start()
-            announce()
-            while not asked.wait(0.5):  # in slices: some platforms do not notice a signal otherwise
-                pass
-            stopping = threading.Thread(target=self.stop, name="threadledger-worker-stop", daemon=True)
-            stopping.start()
-            while stopping.is_alive() and not forced.is_set():
-                stopping.join(0.1)
-        return not forced.is_set()
+        return run_until_signal(self.start, self.stop, announce)
+
+    @property
+    def is_idle(self) -> bool:
+        """Return whether each duty was done, and nothing waits or is in progress."""
+        counts = {**self.engine.counts(), **self._runner.counts}
+        return self._duties.were_done and not any(counts.values()) and self._followed.behind_since is None
 
     def health(self) -> dict[str, Any]:
         """Return the facts of `/health`; `status` is `ok` if the ledger can be read."""
@@ -207,15 +216,6 @@ class Worker:
         lags: Labelled = {(("view", view["name"]),): float(view["lag"]) for view in self._ledger.status()["views"]}
         yield Metric("threadledger_view_lag_events", "Events that a view has not processed.", "gauge", lags)
 
-    def _served(self) -> StatusServer:
-        options, app = self._options, StatusApp(self.health, self.metrics)
-        if options.port is not None:
-            return StatusServer(app, options.host, options.port)
-        try:
-            return StatusServer(app, options.host, PORT_DEFAULT)
-        except OSError:  # of another worker
-            return StatusServer(app, options.host, 0)
-
     def _facts(self) -> dict[str, Any]:
         since = self._followed.behind_since
         behind = round((now() - since).total_seconds(), 1) if since is not None else 0.0
@@ -231,9 +231,41 @@ class Worker:
                 logger.debug("the worker could not be noted as alive: %s", redact(str(error)))
 
 
+def served_status(
+    options: WorkerOptions, health: Callable[[], dict[str, Any]], metrics: Callable[[], Iterable[Metric]]
+) -> StatusServer:
+    """Serve health and metrics at the address of the options.
+
+    Raises:
+        OSError: it cannot be bound.
+    """
+    app = StatusApp(health, metrics)
+    if options.port is not None:
+        return StatusServer(app, options.host, options.port)
+    try:
+        return StatusServer(app, options.host, PORT_DEFAULT)
+    except OSError:  # of another worker
+        return StatusServer(app, options.host, 0)
+
+
 def _stopped(runner: Runner) -> None:
     with suppress(StoreError):  # its claims end without it
         runner.stop()
+
+
+def run_until_signal(start: Callable[[], None], stop: Callable[[], None], announce: Callable[[], None]) -> bool:
+    """Start something, and stop it after SIGTERM or Ctrl-C; return whether it stopped before a second signal."""
+    asked, forced = threading.Event(), threading.Event()
+    with _signals(asked, forced):
+        start()
+        announce()
+        while not asked.wait(0.5):  # in slices: some platforms do not notice a signal otherwise
+            pass
+        stopping = threading.Thread(target=stop, name="threadledger-worker-stop", daemon=True)
+        stopping.start()
+        while stopping.is_alive() and not forced.is_set():
+            stopping.join(0.1)
+    return not forced.is_set()
 
 
 @contextmanager
@@ -296,7 +328,7 @@ def open_worker(
         return ProcrastinateEngine(database, perform, concurrency)
 
     by_worker = settings.mirror_by == "worker" and database.kind.name != "postgresql"
-    environment = os.environ | {"THREADLEDGER_DB": settings.db}
+    environment = os.environ | settings.own_environment
     more: dict[str, Any] = {"schedules": schedules, "environment": environment}
     webhook = Webhook.of(settings)
     if webhook is not None:

@@ -201,7 +201,11 @@ RULES: tuple[SecretRule, ...] = (
         "RFC 7519",
     ),
     _key(
-        "keys of threadledger's served API", "tl-", r"tl-[0-9a-f]{20,}+", f"tl-{_HEX * 2}", "`threadledger serve keys`"
+        "keys of threadledger's served API",
+        "tl-",
+        r"tl-(?:[a-z0-9_-]{1,63}\.)?[0-9a-f]{20,}+",
+        f"tl-{_HEX * 2}",
+        "`threadledger serve keys`",
     ),
     _key("Anthropic keys", "sk-ant-", r"sk-ant-[\w*.-]{4,}+", f"sk-ant-api03-{_LETTERS}", _SCANNING),
     _key(

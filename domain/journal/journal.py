@@ -90,6 +90,7 @@ class Journal(Application[str]):
     deferring: Callable[[str, str], Also] | None = (
         None  # notes for workers that threads lack something of a conversation
     )
+    tenant: str = ""  # whose ledger it is, if each tenant has one
     copied: Journal | None = None  # the journal that opened the database, if this one is a copy for an actor
 
     def __init__(self, factory: InfrastructureFactory[Any]) -> None:

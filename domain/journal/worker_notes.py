@@ -12,6 +12,9 @@ from typing import Any, Protocol
 
 from ..ids import to_iso
 
+RETURNS_BY = "returns_by"
+"""Fact of a worker that has left for other ledgers: until when it is back (ISO 8601)."""
+
 
 @dataclass(frozen=True)
 class WorkerRow:

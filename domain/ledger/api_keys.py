@@ -113,7 +113,10 @@ class ApiKeys:
             Conflict: a key with this name is accepted already.
         """
         name, tenant = _checked_name(name), check_tenant(tenant) if tenant else ""
-        key = f"{KEY_BEGIN}{secrets.token_bytes(KEY_BYTES).hex()}"
+        place = (
+            f"{self._journal.tenant}." if self._journal.tenant else ""
+        )  # tells a server of all tenants which ledger knows it
+        key = f"{KEY_BEGIN}{place}{secrets.token_bytes(KEY_BYTES).hex()}"
         added = e.ApiKeyAdded(
             originator_id=SERVE_KEYS, name=name, key_hash=_hash_of(key), tenant=tenant, read_only=read_only
         )
