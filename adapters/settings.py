@@ -326,13 +326,6 @@ class Settings:
         found._pattern = self.db
         return found
 
-    @property
-    def own_environment(self) -> Mapping[str, str]:
-        """Return the variables that have another process use this database."""
-        if self.tenant is None:
-            return {"THREADLEDGER_DB": self.db}
-        return {"THREADLEDGER_DB": self._pattern, "THREADLEDGER_TENANT": self.tenant}
-
     def __setattr__(self, name: str, value: object) -> None:
         if not name.startswith("_"):
             raise AttributeError("settings are frozen once read: load them again with other options")
@@ -482,7 +475,11 @@ def load_settings(**options: Any) -> Settings:
         settings._file = with_settings_first(file, settings, {*values, *given})
     _check_provider(settings)
     _check_backends(settings)
-    _check_tenant(settings)
+    if settings.tenant is None and not any(TENANT_PLACE in (getattr(settings, key) or "") for key in PER_TENANT):
+        return settings
+    from .tenant_ledgers import require_whole
+
+    require_whole(settings)
     return settings.of_tenant(settings.tenant) if settings.tenant is not None else settings
 
 
@@ -607,23 +604,6 @@ def _check_provider(settings: Settings) -> None:
     if settings.openai_api_version is None:
         raise InvalidSettings(
             "AZURE_OPENAI_ENDPOINT is set and OPENAI_API_VERSION is not: set it to the version of the Azure API to use"
-        )
-
-
-def _check_tenant(settings: Settings) -> None:
-    """Raise if only some of the addresses are those of a tenant, or if a tenant was chosen and none of them is."""
-    named = {key: TENANT_PLACE in address for key in PER_TENANT if (address := getattr(settings, key))}
-    wrong = next((key for key, has_place in named.items() if has_place is not named["db"]), None)
-    if wrong is not None:
-        lacking, having = (wrong, "db") if named["db"] else ("db", wrong)
-        raise InvalidSettings(
-            f"{_name(having)} contains {TENANT_PLACE} and {_name(lacking)} does not, so that tenants would share it: write "
-            f"{TENANT_PLACE} in both, or in neither"
-        )
-    if settings.tenant is not None and not named["db"]:
-        raise InvalidSettings(
-            f"a tenant was chosen ({settings.tenant!r}), and the database is the same for all: write {TENANT_PLACE} in "
-            f"{_name('db')}, or leave --tenant and {_name('tenant')} out"
         )
 
 

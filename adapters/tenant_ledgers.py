@@ -6,13 +6,15 @@ import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
-from threadledger.domain.errors import StoreUnavailable, ThreadledgerError
+from threadledger.domain.errors import InvalidSettings, StoreUnavailable, ThreadledgerError
 from threadledger.domain.failures import redact
+
+from .settings import PER_TENANT, TENANT, TENANT_PLACE
 
 if TYPE_CHECKING:
     from .settings import Settings
@@ -55,7 +57,7 @@ class _Slot(Generic[T]):
 
 
 class TenantLedgers(Generic[T]):
-    """Lend what is open for a tenant, and open and close it. Its methods may be called from any thread."""
+    """Open and close what is needed for tenants. Its methods may be called from any thread."""
 
     def __init__(self, settings: Settings, open_one: Callable[[Settings], T], most: int = OPEN_LEDGERS) -> None:
         """Prepare it; `open_one` opens what is needed for a tenant, with the settings of the tenant."""
@@ -90,7 +92,7 @@ class TenantLedgers(Generic[T]):
 
     @contextmanager
     def lent(self, tenant: str) -> Iterator[T]:
-        """Lend what is open for a tenant; it stays open as long.
+        """Provide what is open for a tenant; it stays open as long.
 
         Raises:
             ThreadledgerError: the tenant has no ledger, or it cannot be opened.
@@ -124,7 +126,7 @@ class TenantLedgers(Generic[T]):
             raise
 
     def give_back(self, tenant: str) -> None:
-        """Let what is open for a tenant be closed when its place is needed."""
+        """Allow what is open for a tenant to be closed when its place is needed."""
         with self._changed:
             slot = self._slots.get(tenant)
             if slot is not None:
@@ -171,6 +173,31 @@ class TenantLedgers(Generic[T]):
             self._missing.pop(tenant, None)
 
 
+def require_whole(settings: Settings) -> None:
+    """Raise if only some of the addresses are those of a tenant, or if a tenant was chosen and none of them is."""
+    names = {key: field.name for key, field in settings.fields.items()}
+    named = {key: TENANT_PLACE in address for key in PER_TENANT if (address := getattr(settings, key))}
+    wrong = next((key for key, has_place in named.items() if has_place is not named["db"]), None)
+    if wrong is not None:
+        lacking, having = (wrong, "db") if named["db"] else ("db", wrong)
+        raise InvalidSettings(
+            f"{names[having]} contains {TENANT_PLACE} and {names[lacking]} does not, so that tenants would share it: write "
+            f"{TENANT_PLACE} in both, or in neither"
+        )
+    if settings.tenant is not None and not named["db"]:
+        raise InvalidSettings(
+            f"a tenant was chosen ({settings.tenant!r}), and the database is the same for all: write {TENANT_PLACE} in "
+            f"{names['db']}, or leave --tenant and {names['tenant']} out"
+        )
+
+
+def environment_of(settings: Settings) -> Mapping[str, str]:
+    """Return the variables that have another process use the database of these settings."""
+    if settings.tenant is None:
+        return {"THREADLEDGER_DB": settings.db}
+    return {"THREADLEDGER_DB": settings._pattern, "THREADLEDGER_TENANT": settings.tenant}
+
+
 def tenants_of(settings: Settings) -> list[str]:
     """Return the tenants that have a ledger, sorted.
 
@@ -178,7 +205,6 @@ def tenants_of(settings: Settings) -> list[str]:
         InvalidSettings: they cannot be listed.
         StoreUnavailable: the server cannot be asked.
     """
-    from .settings import TENANT
     from .sql import tenants_with_ledgers
 
     return tenants_with_ledgers(settings.db, TENANT)

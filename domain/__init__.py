@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from .exchange.services import Services
     from .failures.failure import Cause, Failure, RecordedFailure
     from .failures.groups import FailureGroup, GroupState
-    from .failures.health import BackendHealth
+    from .failures.recorded_health import BackendHealth
     from .failures.summary import SummaryRow
     from .journal.facilities import Finding
     from .journal.journal import Journal
@@ -165,7 +165,7 @@ _HOMES = {
     "exchange.services": "Services",
     "failures.failure": "Cause Failure RecordedFailure",
     "failures.groups": "FailureGroup GroupState",
-    "failures.health": "BackendHealth",
+    "failures.recorded_health": "BackendHealth",
     "failures.summary": "SummaryRow",
     "journal.journal": "Journal",
     "journal.observers": "ExchangeEnd Observer RunEnd SeenRun",

@@ -29,7 +29,8 @@ _HOMES = {
     "failures.groups": (
         "Decision GroupName RULE_VERSION TREND_PARTS group_id named_group=GroupName.of normalised state_of=GroupState.of tallied"
     ),
-    "failures.health": "BackendEnd Cooling Health cooling_after health_of=BackendHealth.of_each tells=concerns_backend",
+    "failures.health": "BackendEnd Cooling Health tells=concerns_backend",
+    "failures.recorded_health": "cooling_after health_of=BackendHealth.of_each",
     "failures.redaction": "LOGGERS Redacting fields_of keep_secret redact redact_details whole_text",
     "failures.retry": "is_worth_a_retry",
     "failures.summary": "BY_FAILURE SUMMARY_BY in_order=SummaryRow.ranked percentile",

@@ -39,7 +39,7 @@ TENANT_KEY = re.compile(rf"tl-({TENANT.pattern})\.[0-9a-f]+")
 
 
 class NoKey:
-    """Know no key, and let nobody in without one."""
+    """Find no key, and ask for one all the same, so that nobody is let in."""
 
     def find(self, key: str) -> ServedKey | None:
         """Return None: there is no such key."""
@@ -51,7 +51,7 @@ class NoKey:
 
 
 class LedgerKeys(NoKey):
-    """Know the keys of one ledger; while it has none, nobody is let in."""
+    """Find the keys of one ledger; while it has none, nobody is let in."""
 
     def __init__(self, keys: ApiKeys) -> None:
         self._keys = keys
@@ -81,14 +81,14 @@ class TenantApp:
         return not self._runner.counts["exchanges"]
 
     def close(self) -> None:
-        """Hand over what is in progress, and close the ledger."""
+        """Close the ledger, after what is in progress was left to other processes."""
         self._runner.stop()
         self.app.stop()
         self._ledger.close()
 
 
 class TenantsApp:
-    """Hand each request to the app of the tenant that its key names; requests without such a key are refused."""
+    """Call the app of the tenant that the key of a request names; requests without such a key are refused."""
 
     def __init__(self, ledgers: TenantLedgers[TenantApp], limits: ServerLimits, root_path: str, access: Access) -> None:
         self._limits = limits

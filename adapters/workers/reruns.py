@@ -16,6 +16,7 @@ from threadledger.domain.ids import from_iso, now, to_iso
 from threadledger.domain.journal import LogCursor
 
 if TYPE_CHECKING:
+    from threadledger.domain.exchange import Candidate
     from threadledger.domain.ledger import Ledger
     from threadledger.domain.replay import RerunItem, RerunPlan
 
@@ -100,11 +101,17 @@ class Reruns:
         """Prepare the reruns.
 
         Raises:
-            InvalidSettings: a cost is to be limited, and the price of a model is not known.
+            InvalidSettings: a cost is to be limited and the price of a model is not known, or the limit allows no rerun.
         """
         self._ledger = ledger
         self._journal = ledger.journal
         self._policy = policy
+        most = self._attempts()
+        if most > policy.max_runs:
+            raise InvalidSettings(
+                f"THREADLEDGER_RERUN_MAX_RUNS_PER_DAY={policy.max_runs} allows no rerun: with retries and fallbacks, one "
+                f"exchange may take {most} runs; give a higher limit, or fewer retries"
+            )
         for candidate in ledger.services.policy.candidates if policy.max_cost is not None else ():
             if ledger.services.cost(candidate.backend, candidate.model, 1, 1) is None:
                 raise InvalidSettings(
@@ -120,7 +127,11 @@ class Reruns:
         cursor, moment = state.get("cursor"), now()
         if cursor is None:
             return {"cursor": self._journal.last_cursor()}
-        if self._is_running(state.get("job")):
+        is_over_for_today = (state.get("limited"), state.get("limited_after")) == (
+            to_iso(moment)[:10],
+            state.get("job"),
+        )
+        if is_over_for_today or self._is_running(state.get("job")):
             return state
         try:
             found, end = self._follow(cursor, moment)
@@ -177,7 +188,7 @@ class Reruns:
             behind = end
         if limited and state.get("limited") != today:
             logger.warning("unanswered exchanges are not rerun any more today: the limit of the day is reached")
-        state = {**state, "cursor": behind, "limited": limited}
+        state = {**state, "cursor": behind, "limited": limited, "limited_after": state.get("job")}
         if not runs:
             return state
         plan = self._plan(runs)
@@ -224,17 +235,22 @@ class Reruns:
 
     def _highest(self, item: RerunItem) -> tuple[int, float | None]:
         """Return the highest number of runs that an exchange may take, and their highest cost."""
-        services, runs, cost = self._ledger.services, 0, 0.0
-        for candidate in services.policy.candidates:
-            times = (services.policy.retries if candidate.retries is None else candidate.retries) + 1
-            runs += times
-            if self._policy.max_cost is not None:
-                tokens = item.estimated_tokens or 0, self._policy.output_tokens
-                one = services.cost(candidate.backend, candidate.model, *tokens)
-                if one is None:
-                    return runs, None
-                cost += one * times
-        return runs, cost
+        services, cost = self._ledger.services, 0.0
+        for candidate in services.policy.candidates if self._policy.max_cost is not None else ():
+            tokens = item.estimated_tokens or 0, self._policy.output_tokens
+            one = services.cost(candidate.backend, candidate.model, *tokens)
+            if one is None:
+                return self._attempts(), None
+            cost += one * self._attempts_of(candidate)
+        return self._attempts(), cost
+
+    def _attempts(self) -> int:
+        """Return the highest number of runs that one exchange may take."""
+        return sum(map(self._attempts_of, self._ledger.services.policy.candidates))
+
+    def _attempts_of(self, candidate: Candidate) -> int:
+        retries = self._ledger.services.policy.retries if candidate.retries is None else candidate.retries
+        return retries + 1
 
 
 def _recent(counts: Mapping[str, Any], moment: datetime) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Work for many tenants in one process: visit the ledger of each in turn, with a worker that stays while there is work for it.
+"""Do the work of many tenants in one process: the ledger of each is visited in turn, by a worker that stays while there is work.
 
 A visit is short, so that no tenant waits for another one's work, and a tenant without news costs one query.
 """
@@ -87,7 +87,7 @@ class _Tenant:
 
 
 class TenantPool:
-    """Work for the tenants of a file until it is stopped."""
+    """Do the work of the tenants of a file until it is stopped."""
 
     def __init__(
         self,

@@ -21,6 +21,7 @@ from threadledger.domain.journal.worker_notes import RETURNS_BY
 from threadledger.domain.limits import CLAIM_RENEWAL_SECONDS
 
 from ..server import Runner, ServerLimits
+from ..tenant_ledgers import environment_of
 from .duties import Duties, DutyStep, Followed
 from .engine import Engine, LocalEngine
 from .reruns import RERUN_DUTY, RERUN_SECONDS, RerunPolicy, Reruns
@@ -328,7 +329,7 @@ def open_worker(
         return ProcrastinateEngine(database, perform, concurrency)
 
     by_worker = settings.mirror_by == "worker" and database.kind.name != "postgresql"
-    environment = os.environ | settings.own_environment
+    environment = os.environ | environment_of(settings)
     more: dict[str, Any] = {"schedules": schedules, "environment": environment}
     webhook = Webhook.of(settings)
     if webhook is not None:

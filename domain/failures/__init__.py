@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from .diagnosis import BACKEND_UNWELL, DIAGNOSIS_VERSION, diagnose, may_succeed_when_retried
     from .failure import Cause, Failure, RecordedFailure
     from .groups import RULE_VERSION, Decision, FailureGroup, GroupName, GroupState, trend_borders
-    from .health import BackendEnd, BackendHealth, Health, concerns_backend
+    from .health import BackendEnd, Health, concerns_backend
+    from .recorded_health import BackendHealth
     from .redaction import Redacting, fields_of, keep_secret, redact, redact_details, whole_text
     from .retry import is_worth_a_retry, pause_before_retry
     from .summary import BY_FAILURE, SUMMARY_BY, SummaryRow, percentile
@@ -58,7 +59,8 @@ if not TYPE_CHECKING:
             "diagnosis": "BACKEND_UNWELL DIAGNOSIS_VERSION diagnose may_succeed_when_retried",
             "failure": "Cause Failure RecordedFailure",
             "groups": "RULE_VERSION Decision FailureGroup GroupName GroupState trend_borders",
-            "health": "BackendEnd BackendHealth Health concerns_backend",
+            "health": "BackendEnd Health concerns_backend",
+            "recorded_health": "BackendHealth",
             "redaction": "Redacting fields_of keep_secret redact redact_details whole_text",
             "retry": "is_worth_a_retry pause_before_retry",
             "summary": "BY_FAILURE SUMMARY_BY SummaryRow percentile",

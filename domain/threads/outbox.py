@@ -21,11 +21,10 @@ from ..effects import Effects, work
 from ..errors import ConversationNotFound, ProviderRefused, ThreadledgerError
 from ..failures import Cause, Health, diagnose
 from ..ids import new_id, now, to_iso
-from ..limits import BACKOFF_MAX_SECONDS, BETWEEN_RUNS_SECONDS, CLAIM_STEP_SECONDS_MAX, RUN_GRACE_SECONDS
+from ..limits import BETWEEN_RUNS_SECONDS, CLAIM_STEP_SECONDS_MAX, RUN_GRACE_SECONDS
 
 if TYPE_CHECKING:
     from ..conversation import Conversation, ConversationState
-    from ..failures import Failure
     from ..journal import Also, Journal
     from .claims import PreparedThread
     from .delivery import Delivered
@@ -266,8 +265,10 @@ class ThreadOutbox:
             yield from self._mirror(journal, key, mirror, state)
         except ProviderRefused as refused:
             self._health.saw(name, refused.failure, now())
-            yield from work(partial(_record_unreached, journal, key, mirror, refused))
-            return Unsent(f"{name}: {diagnose(refused.failure).value}: {refused}", _end_of_limit(refused.failure))
+            from .unreached import end_of_limit, record_unreached
+
+            yield from work(partial(record_unreached, journal, key, mirror, refused))
+            return Unsent(f"{name}: {diagnose(refused.failure).value}: {refused}", end_of_limit(refused.failure))
         self._health.saw(name, None, now())
         return None
 
@@ -339,22 +340,6 @@ def usable_id(state: ConversationState, mirror: ThreadMirror) -> str | None:
     link = state.links.get(mirror.name)
     usable = link is not None and link.is_usable(mirror.endpoint, state.cut_version)
     return link.thread_id if link is not None and usable else None
-
-
-def _end_of_limit(failure: Failure) -> datetime | None:
-    """Return when a provider that has refused more calls may be called again; None for another failure."""
-    if diagnose(failure) is not Cause.RATE_LIMITED:
-        return None
-    return now() + timedelta(seconds=failure.retry_after_seconds or BACKOFF_MAX_SECONDS)
-
-
-def _record_unreached(journal: Journal, key: str, mirror: ThreadMirror, refused: ProviderRefused) -> None:
-    """Log that a thread is not up to date, and record it as lost if the provider no longer has it."""
-    cause = diagnose(refused.failure)
-    lost = refused.failure.thread_id
-    if lost is not None and cause in {Cause.THREAD_MISSING, Cause.PROVIDER_GONE}:
-        journal.commit(key, lambda it: it.lose_thread(mirror.name, lost, cause.value))
-    logger.warning("%s thread of %r is not up to date: %s (%s)", mirror.name, key, cause.value, refused)
 
 
 def _state(journal: Journal, key: str) -> ConversationState:

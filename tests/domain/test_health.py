@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from threadledger.domain import limits
 from threadledger.domain.failures import BACKEND_UNWELL, BackendEnd, BackendHealth, Cause, Failure, Health, diagnose
-from threadledger.domain.failures.health import Cooling, cooling_after
+from threadledger.domain.failures.health import Cooling
+from threadledger.domain.failures.recorded_health import cooling_after
 
 NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
 SERVER_ERROR = Failure("failed", code="server_error", message="Sorry, something went wrong.")

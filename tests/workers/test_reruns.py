@@ -154,6 +154,11 @@ def test_no_run_is_made_that_could_bring_the_cost_of_the_day_beyond_its_limit(
     assert unanswered(ledger) == []  # the first ones cost little in the end
 
 
+def test_a_limit_below_the_runs_of_one_exchange_is_refused(opened: Opened) -> None:
+    with pytest.raises(InvalidSettings, match="one exchange may take 6 runs"):
+        opened(rerun_max_runs_per_day=5, retries=2, backends=("chat", "responses"))
+
+
 def test_a_cost_that_cannot_be_known_is_refused(opened: Opened) -> None:
     with pytest.raises(InvalidSettings, match="no price is known for the model 'home-made'"):
         opened(rerun_max_cost_per_day=1.0, openai_model="home-made")
