@@ -182,6 +182,28 @@ def tenant_opener(settings: Settings) -> Callable[[Settings], Ledger]:
     return opened
 
 
+def run_until_stopped(
+    run: Callable[[Callable[[], None]], bool], logger_name: str, announce: Callable[[], None]
+) -> Exit:
+    """Run a process that listens on a port until it is stopped, and log what it does; return the exit code.
+
+    `run` gets what is to be done when it has started, and returns whether it ended in order.
+    """
+    lines = logging.getLogger(logger_name)
+    level = lines.level
+
+    def started() -> None:
+        lines.setLevel(logging.INFO)
+        announce()
+
+    try:
+        return Exit.DONE if run(started) else Exit.INTERRUPTED
+    except OSError as error:
+        raise click.ClickException(f"{error}, with --host or --port") from error
+    finally:
+        lines.setLevel(level)
+
+
 ACTOR_CHARS_MAX = 200
 """Maximum characters of the name under which a command's events are stored."""
 

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-import logging
 from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
 
-from .main import OPEN_LEDGERS, TEXT, Exit, LazyGroup, common, load_settings, opened_with, tenant_opener
+from .main import (
+    OPEN_LEDGERS,
+    TEXT,
+    Exit,
+    LazyGroup,
+    common,
+    load_settings,
+    opened_with,
+    run_until_stopped,
+    tenant_opener,
+)
 from .output import note
 
 if TYPE_CHECKING:
@@ -69,22 +79,10 @@ def serve(
         else:
             ledger = opened.enter_context(opened_with(settings, create=True, sends=True, stays=True))
             server = open_server(ledger, settings, host=host, port=port, root_path=root_path, allowed_hosts=allow_host)
-        return Exit.DONE if _served(server, settings) else Exit.INTERRUPTED
+        return run_until_stopped(server.serve_forever, "threadledger.server", partial(_announce, server, settings))
 
 
-def _served(server: Server, settings: Settings) -> bool:
-    requests = logging.getLogger("threadledger.server")
-    level = requests.level
-
-    def announce() -> None:
-        requests.setLevel(logging.INFO)
-        click.echo(server.base_url)
-        key = "a key of a tenant" if settings.is_per_tenant else "any API key works while there is none"
-        note(f"set OPENAI_BASE_URL={server.base_url} in your app; {key}; Ctrl-C stops")
-
-    try:
-        return server.serve_forever(announce)
-    except OSError as error:
-        raise click.ClickException(f"{error}, with --host or --port") from error
-    finally:
-        requests.setLevel(level)
+def _announce(server: Server, settings: Settings) -> None:
+    click.echo(server.base_url)
+    key = "a key of a tenant" if settings.is_per_tenant else "any API key works while there is none"
+    note(f"set OPENAI_BASE_URL={server.base_url} in your app; {key}; Ctrl-C stops")

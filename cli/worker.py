@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -10,7 +9,18 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .main import OPEN_LEDGERS, TEXT, Exit, LazyGroup, common, load_settings, opened, opened_with, tenant_opener
+from .main import (
+    OPEN_LEDGERS,
+    TEXT,
+    Exit,
+    LazyGroup,
+    common,
+    load_settings,
+    opened,
+    opened_with,
+    run_until_stopped,
+    tenant_opener,
+)
 from .output import clock, counted, emit_line, emit_many, note
 
 if TYPE_CHECKING:
@@ -79,24 +89,12 @@ def worker(
         else:
             ledger = opened.enter_context(opened_with(settings, create=True, sends=True, stays=True))
             working = open_worker(ledger, settings, options, check_command=check_command)
-        return Exit.DONE if _worked(working, concurrency) else Exit.INTERRUPTED
+        return run_until_stopped(working.run_forever, "threadledger.worker", partial(_announce, working, concurrency))
 
 
-def _worked(working: Worker | TenantPool, concurrency: int) -> bool:
-    lines = logging.getLogger("threadledger.worker")
-    level = lines.level
-
-    def announce() -> None:
-        lines.setLevel(logging.INFO)
-        click.echo(working.url)
-        note(f"working with {counted(concurrency, 'item')} of each kind at a time; Ctrl-C hands over and stops")
-
-    try:
-        return working.run_forever(announce)
-    except OSError as error:
-        raise click.ClickException(f"{error}, with --host or --port") from error
-    finally:
-        lines.setLevel(level)
+def _announce(working: Worker | TenantPool, concurrency: int) -> None:
+    click.echo(working.url)
+    note(f"working with {counted(concurrency, 'item')} of each kind at a time; Ctrl-C hands over and stops")
 
 
 @click.command()
