@@ -21,7 +21,7 @@ from threadledger.domain.errors import ProviderRefused, StoreError
 from threadledger.domain.exchange.provider_limits import closed_seconds, limits_said
 from threadledger.domain.failures import Failure, Health
 from threadledger.domain.failures.shared_health import SharedHealth
-from threadledger.domain.limits import RETRY_AFTER_MAX_SECONDS
+from threadledger.domain.limits import TURN_SECONDS_MAX
 
 from .sql import SqlBackendHealth, SqlProviderLimits
 
@@ -79,7 +79,7 @@ class SharedLimits:
         """Wait until a request may be sent; another thread may interrupt it.
 
         Raises:
-            ProviderRefused: its turn is further away than `RETRY_AFTER_MAX_SECONDS`.
+            ProviderRefused: its turn is further away than `TURN_SECONDS_MAX`.
         """
         seconds = self.take(request)
         if seconds > 0:
@@ -92,16 +92,16 @@ class SharedLimits:
         """Take what a request needs, and return the seconds until it may be sent.
 
         Raises:
-            ProviderRefused: they are more than `RETRY_AFTER_MAX_SECONDS`; nothing was taken.
+            ProviderRefused: they are more than `TURN_SECONDS_MAX`; nothing was taken.
         """
         model = _model_of(request)
         amounts = {"requests": 1.0, "tokens": _size(request) / BYTES_PER_TOKEN if model else 0.0}
         try:
-            seconds, left = self._limits.take(self._endpoint, model, amounts, RETRY_AFTER_MAX_SECONDS)
+            seconds, left = self._limits.take(self._endpoint, model, amounts, TURN_SECONDS_MAX)
         except StoreError as error:
             logger.debug("the shared limits cannot be used: %s", error)
             return 0.0
-        if seconds > RETRY_AFTER_MAX_SECONDS:
+        if seconds > TURN_SECONDS_MAX:
             message = (
                 f"nothing was sent: the limit of the provider, which all processes share, has room in {seconds:.0f} s"
             )

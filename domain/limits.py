@@ -68,6 +68,10 @@ BACKOFF_MAX_SECONDS = 8.0
 RETRY_AFTER_MAX_SECONDS = 30.0
 """Longest `Retry-After` that is waited for, in seconds; a longer one causes a fallback at once."""
 
+TURN_SECONDS_MAX = 15.0
+"""Longest time that a request waits for its turn in a limit that all processes share, in seconds: the wait belongs to the time of
+its run, which may be that much longer than its own limit without being taken for crashed (`RUN_GRACE_SECONDS`)."""
+
 BREAKER_FAILURES = 5
 """Number of failures in a row after which a backend cools down."""
 

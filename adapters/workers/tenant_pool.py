@@ -21,7 +21,7 @@ from threadledger.domain.ids import now, to_iso
 from ..settings import TENANT, read_named_file
 from ..tenant_ledgers import OPEN_LEDGERS, TenantLedgers
 from .status import Labelled, Metric, StatusServer
-from .worker import Worker, WorkerOptions, run_until_signal, served_status
+from .worker import Worker, WorkerOptions, report_to_opentelemetry, run_until_signal, served_status
 
 if TYPE_CHECKING:
     from threadledger.domain.ledger import Ledger
@@ -41,6 +41,9 @@ LOOK_SECONDS = 0.1
 
 ROUND_SECONDS = 1.0
 """Shortest time between two looks at the same tenant, in seconds."""
+
+ROUND_SECONDS_EACH = 0.1
+"""The same for each tenant, if there are more than ledgers may be open: each look then opens one, and closes another."""
 
 RECENT_SECONDS = 30.0
 """How long a tenant is visited in each round after something of it has changed, in seconds."""
@@ -112,6 +115,7 @@ class TenantPool:
         self._path = path
         self._make_worker = make_worker
         self._options = options
+        self._open_ledgers = open_ledgers
         self._visits = max(min(options.concurrency, VISITS_AT_ONCE, open_ledgers), 1)
         self._ledgers = TenantLedgers(settings, lambda each: _OpenLedger(open_ledger(each)), open_ledgers)
         self._tenants: dict[str, _Tenant] = {}
@@ -149,6 +153,8 @@ class TenantPool:
         self._status = served_status(self._options, self.health, self.metrics)
         for thread in self._threads:
             thread.start()
+        if self._settings.telemetry:
+            report_to_opentelemetry(self.metrics)
 
     def stop(self) -> None:
         """End all visits, each as a worker ends, and close the ledgers."""
@@ -240,7 +246,8 @@ class TenantPool:
             is_recent = moment - tenant.changed_at < RECENT_SECONDS
             if is_recent or not tenant.was_idle or moment - tenant.visited_at >= rare:
                 self._visit(tenant, opened.ledger)
-            tenant.next_at = time.monotonic() + ROUND_SECONDS
+            each = ROUND_SECONDS_EACH * len(self._tenants) if len(self._tenants) > self._open_ledgers else 0.0
+            tenant.next_at = time.monotonic() + max(ROUND_SECONDS, each)
 
     @property
     def _rare_seconds(self) -> float:

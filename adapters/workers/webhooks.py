@@ -226,9 +226,9 @@ class Webhooks:
             decision = book.get(group.group)
             state = GroupState.of(decision, group.last_at, moment)
             if state is GroupState.RETURNED and decision is not None:
-                found.append(_message("returned", group, decision, moment))
+                found.append(self._message("returned", group, decision, moment))
             elif state is GroupState.OPEN and group.first_at >= since:
-                found.append(_message("new", group, None, moment))
+                found.append(self._message("new", group, None, moment))
         return found
 
     def _next_attempt(self, message: WebhookMessage) -> datetime | None:
@@ -236,20 +236,21 @@ class Webhooks:
             return None
         return now() + timedelta(seconds=RETRY_SECONDS[message.attempts])
 
-
-def _message(kind: str, group: GroupSeen, decision: Decision | None, at: datetime) -> WebhookMessage:
-    data = {
-        "group": group.group,
-        "cause": group.cause.value,
-        "backend": group.backend,
-        "message": redact(group.message),
-        "advice": group.advice,
-        "first_at": to_iso(group.first_at),
-        "last_at": to_iso(group.last_at),
-        "resolved_at": decision.at if decision is not None else None,
-        "note": decision.note if decision is not None else "",
-        "command": "threadledger audit groups --state all",
-    }
-    body = json.dumps({"type": f"failure_group.{kind}", "timestamp": to_iso(at), "data": data})
-    occurrence = decision.at if decision is not None else ""
-    return WebhookMessage(f"msg_{new_id().replace('-', '')}", group.group, kind, occurrence, body, at, next_at=at)
+    def _message(self, kind: str, group: GroupSeen, decision: Decision | None, at: datetime) -> WebhookMessage:
+        tenant = self._journal.tenant
+        data = {
+            "tenant": tenant or None,
+            "group": group.group,
+            "cause": group.cause.value,
+            "backend": group.backend,
+            "message": redact(group.message),
+            "advice": group.advice,
+            "first_at": to_iso(group.first_at),
+            "last_at": to_iso(group.last_at),
+            "resolved_at": decision.at if decision is not None else None,
+            "note": decision.note if decision is not None else "",
+            "command": f"threadledger {f'--tenant {tenant} ' if tenant else ''}audit groups --state all",
+        }
+        body = json.dumps({"type": f"failure_group.{kind}", "timestamp": to_iso(at), "data": data})
+        occurrence = decision.at if decision is not None else ""
+        return WebhookMessage(f"msg_{new_id().replace('-', '')}", group.group, kind, occurrence, body, at, next_at=at)

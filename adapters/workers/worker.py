@@ -124,6 +124,11 @@ class Worker:
         self._seen = threading.Thread(target=self._show, name="threadledger-worker-seen", daemon=True)
 
     @property
+    def shows_status(self) -> bool:
+        """Return whether health and metrics are served."""
+        return self._options.shows_status
+
+    @property
     def url(self) -> str:
         """Return where health and metrics are served; empty before the start."""
         return self._status.url if self._status is not None else ""
@@ -340,12 +345,13 @@ def open_worker(
     if policy is not None:
         more["reruns"] = Reruns(ledger, policy)
     worker = Worker(ledger, make_engine, options or WorkerOptions(), by_worker=by_worker, **more)
-    if settings.telemetry:
-        worker.on_start = _reported_to_opentelemetry
+    if settings.telemetry and worker.shows_status:
+        worker.on_start = lambda it: report_to_opentelemetry(it.metrics)
     return worker
 
 
-def _reported_to_opentelemetry(worker: Worker) -> None:
-    from .telemetry import report  # opening the ledger has found out whether it is installed
+def report_to_opentelemetry(metrics: Callable[[], Iterable[Metric]]) -> None:
+    """Report metrics to OpenTelemetry too; opening a ledger has found out whether it is installed."""
+    from .telemetry import report
 
-    report(worker.metrics)
+    report(metrics)
