@@ -191,6 +191,24 @@ def test_a_job_that_was_handed_over_is_done_by_all_workers_and_each_item_once(
         wait_until(lambda: all(("job", "done") in each.work.done for each in workers))
 
 
+def test_a_job_has_no_more_rows_in_the_engine_than_workers_have_places_however_many_items_it_has(
+    opened: Open, db_url: str
+) -> None:
+    ledger = opened(db=db_url, threads="none")
+    keys = [f"k{number}" for number in range(300)]
+    for key in keys:
+        ledger.conversation(key).append("user", "Hello.")
+    assert opened(db=db_url, mirror_by="app").replay.plan_rebuild(keys, to="conversations", fresh=True).detach()
+    rows: set[str] = set()
+    for concurrency in (2, 3):
+        worker = open_worker(opened(db=db_url), load_settings(db=db_url), WorkerOptions(concurrency, port=0))
+        worker.work.notes.seen(worker._facts())
+        worker.engine.defer = lambda items: rows.update(each.name for each in items if each.kind == "job")  # type: ignore[method-assign]
+        state = worker._followed.follow(worker._followed.follow({}))
+        assert state["jobs"]
+    assert len(rows) == 5  # the engine has one row for each name
+
+
 def test_failed_items_of_a_job_are_tried_again_and_a_cancelled_job_is_left_alone(
     opened: Open, start: Start, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
