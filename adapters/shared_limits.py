@@ -89,13 +89,18 @@ class SharedLimits:
                     raise ConnectionAbortedError("interrupted while it waited for its turn")
 
     def take(self, request: Any) -> float:
-        """Take what a request needs, and return the seconds until it may be sent.
+        """Take what a request to a model needs, and return the seconds until it may be sent; other requests go at once.
+
+        A write to a thread must not wait here, nor for the database: its claim was checked right before, and may be over when
+        a process that was cut from the network comes back.
 
         Raises:
             ProviderRefused: they are more than `TURN_SECONDS_MAX`; nothing was taken.
         """
         model = _model_of(request)
-        amounts = {"requests": 1.0, "tokens": _size(request) / BYTES_PER_TOKEN if model else 0.0}
+        if not model:
+            return 0.0
+        amounts = {"requests": 1.0, "tokens": _size(request) / BYTES_PER_TOKEN}
         try:
             seconds, left = self._limits.take(self._endpoint, model, amounts, TURN_SECONDS_MAX)
         except StoreError as error:

@@ -82,13 +82,20 @@ class SqlMirrorHeads:
         self._database.execute(statement, (None if doubts is None else _stored(doubts), stream, mirror, owner))
 
     def put(self, stream: str, mirror: str, head: MirrorHead, holder: str) -> None:
-        query = "SELECT holder FROM mirror_heads WHERE stream = ? AND mirror = ?"
+        query = "SELECT holder, thread_id, version, doubts FROM mirror_heads WHERE stream = ? AND mirror = ?"
         owner = self._dropped(stream, mirror, holder)
 
         def note(transaction: Transaction) -> None:
             row = transaction.execute(query, (stream, mirror)).fetchone()
+            kept = head
+            if row is not None and row[0] is None and row[1] == head.thread_id:
+                # The claim was over, and another process has had the thread since: what it knows of it must not be lost.
+                if row[2] > head.version:
+                    return
+                others = (Doubt.from_json(doubt) for doubt in json.loads(row[3]))
+                kept = replace(head, doubts=(*head.doubts, *(each for each in others if each not in head.doubts)))
             if row is None or row[0] in {None, owner}:
-                self._write(transaction, stream, mirror, head, None, None)
+                self._write(transaction, stream, mirror, kept, None, None)
 
         self._database.write(lambda transaction: self._alone(transaction, stream, mirror, note))
 

@@ -118,6 +118,20 @@ def test_a_claim_that_has_run_out_is_anybodys_and_its_holder_notes_nothing_any_m
     assert claim(heads, "another") == MirrorHead(THREAD, 0, settled=False, left_by="another")
 
 
+def test_a_holder_that_comes_back_after_another_one_has_had_the_thread_undoes_nothing_that_is_known(
+    heads: SqlMirrorHeads,
+) -> None:
+    heads.claim(STREAM, MIRROR, THREAD, "cut off", now() - timedelta(seconds=1))
+    assert claim(heads, "another") is not None
+    heads.put(STREAM, MIRROR, MirrorHead(THREAD, 9, settled=True, doubts=DOUBTS[:1]), "another")
+    heads.put(STREAM, MIRROR, MirrorHead(THREAD, 8, settled=True), "cut off")
+    assert claim(heads, "third") == MirrorHead(THREAD, 9, settled=True, doubts=DOUBTS[:1])
+    heads.put(STREAM, MIRROR, MirrorHead(THREAD, 9, settled=True, doubts=DOUBTS[:1]), "third")
+    heads.put(STREAM, MIRROR, MirrorHead(THREAD, 10, settled=True, doubts=DOUBTS[1:]), "cut off")
+    found = claim(heads, "fourth")
+    assert found is not None and (found.version, {*found.doubts}) == (10, {*DOUBTS})
+
+
 def test_the_text_of_a_doubted_message_is_not_in_the_notebook(heads: SqlMirrorHeads, database: Database) -> None:
     linked(heads, MirrorHead(THREAD, 7, settled=True, doubts=(doubt("my card is 4111 1111"),)))
     ((kept,),) = database.query("SELECT doubts FROM mirror_heads")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from datetime import datetime
 
@@ -14,10 +15,12 @@ WAIT_SECONDS = 30.0
 
 def wait_until(condition: Callable[[], bool], seconds: float = WAIT_SECONDS) -> None:
     """Wait until something that a worker does has been done."""
-    ticks = threading.Event()
-    for _ in range(int(seconds / 0.02)):
+    ticks, until = threading.Event(), time.monotonic() + seconds
+    while True:
         if condition():
             return
+        if time.monotonic() > until:  # a condition may take its time itself
+            break
         ticks.wait(0.02)
     raise AssertionError("a worker does not do what was waited for")
 
