@@ -13,7 +13,7 @@ from threadledger.adapters.sql import Deferral
 from threadledger.adapters.workers import Engine, WorkItem
 from threadledger.domain.ids import now
 
-from .performing import WAIT_SECONDS, Performer
+from .performing import WAIT_SECONDS, Performer, wait_until
 
 OpenEngine = Callable[..., Engine]
 
@@ -148,7 +148,7 @@ def test_an_engine_that_stops_leaves_what_waits_to_the_others(
     staying = open_engine(other)
     other.wait_for(lambda: len(performer.done) + len(other.done) >= 6)
     assert sorted({*performer.done, *other.done}) == [f"mirror:{number}" for number in range(5)]
-    assert staying.counts()["running"] <= 1
+    wait_until(lambda: staying.counts()["running"] <= 1)  # what has just ended is noted a moment later
 
 
 def test_each_row_of_an_ended_worker_is_done_by_another_one(
@@ -171,6 +171,7 @@ def test_each_row_of_an_ended_worker_is_done_by_another_one(
         )
     engine.defer([item("left and deferred again")])
     assert performer.done == []
-    assert engine.reap() == 2
+    reaped: list[int] = []  # one of a database's engines at a time does it, and another test may
+    wait_until(lambda: reaped.append(engine.reap()) or sum(reaped) == 2)  # type: ignore[func-returns-value]
     performer.wait_for(lambda: len(performer.done) == 2)
     assert sorted(performer.done) == ["mirror:left", "mirror:left and deferred again"]
