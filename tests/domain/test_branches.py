@@ -147,7 +147,7 @@ class Story:
             case "clear" if b % 4 == 0:
                 upto = len(self.events)
                 self.mark(e.MemoryCleared, "C", {"upto": upto}, up_to_version=upto)
-            case "rerun" if chosen:
+            case "rerun" if chosen and chosen not in self.instructions:  # an answer stands behind a question
                 self.rerun(chosen, shown, b)
             case "compact" if chosen:
                 self.compact(chosen, shown, b)
@@ -179,6 +179,11 @@ class Story:
 
     def pad(self) -> None:
         self.model.append((len(self.events), "run", {}))
+
+    @property
+    def instructions(self) -> set[str]:
+        said = (event for event in self.events if isinstance(event, e.MessageJournaled))
+        return {event.message_id for event in said if event.role == "system"}
 
     @property
     def cleared(self) -> int:
